@@ -1,0 +1,11 @@
+//! Portcullis, a reverse-proxy auth gateway.
+//!
+//! The configuration says which routes exist; the gateway finds the route, the token is verified with a
+//! key set, the policy grants a permit, claims are forwarded upstream; the endpoints log people in
+//! against a directory and keep sessions.
+
+pub mod clock;
+pub mod directory;
+pub mod reason;
+pub mod secret;
+pub mod session;
