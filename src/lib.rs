@@ -6,6 +6,9 @@
 
 pub mod clock;
 pub mod directory;
+pub mod json;
 pub mod reason;
+pub mod reply;
 pub mod secret;
 pub mod session;
+pub mod token;

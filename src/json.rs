@@ -1,0 +1,128 @@
+//! JSON objects read strictly: a repeated member is malformed at every level (RFC 8259 section 4 leaves
+//! it open, RFC 7519 section 4 lets us refuse), and so is anything after the object.
+
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Number, Value};
+use std::fmt;
+
+/// Why bytes are not a strict JSON object.
+#[derive(Debug, thiserror::Error)]
+pub enum JsonError {
+    /// Not JSON, not UTF-8, nested too deeply, or with a repeated member.
+    #[error("malformed JSON: {0}")]
+    Malformed(#[from] serde_json::Error),
+    /// JSON, but not an object.
+    #[error("not a JSON object")]
+    NotAnObject,
+}
+
+/// Reads one JSON object.
+///
+/// # Errors
+/// [`JsonError`] for anything but exactly one object without repeated members.
+pub fn object(bytes: &[u8]) -> Result<Map<String, Value>, JsonError> {
+    match serde_json::from_slice::<Strict>(bytes)? {
+        Strict(Value::Object(map)) => Ok(map),
+        Strict(_) => Err(JsonError::NotAnObject),
+    }
+}
+
+struct Strict(Value);
+
+impl<'de> Deserialize<'de> for Strict {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(StrictVisitor).map(Strict)
+    }
+}
+
+struct StrictVisitor;
+
+impl<'de> Visitor<'de> for StrictVisitor {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
+        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("number out of range"))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+        let mut items = Vec::new();
+        while let Some(Strict(item)) = seq.next_element()? {
+            items.push(item);
+        }
+        Ok(Value::Array(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let mut object = Map::new();
+        while let Some((name, Strict(value))) = map.next_entry::<String, Strict>()? {
+            if object.insert(name, value).is_some() {
+                return Err(A::Error::custom("a member is repeated"));
+            }
+        }
+        Ok(Value::Object(object))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_repeated_member_is_malformed_at_every_level() {
+        assert!(object(br#"{"a":1,"a":2}"#).is_err());
+        assert!(object(br#"{"x":[{"a":1,"\u0061":2}]}"#).is_err());
+        assert!(object(br#"{"a":{"b":1},"b":1}"#).is_ok());
+    }
+
+    #[test]
+    fn only_one_object_and_nothing_else_is_accepted() {
+        for bad in ["", "[]", "1", "{} {}", "{}x", "{\"a\":NaN}", "\u{feff}{}", "{'a':1}"] {
+            assert!(object(bad.as_bytes()).is_err(), "{bad:?}");
+        }
+        assert!(object(b"{\"a\":\xff}").is_err());
+        assert!(object(" {\"a\":[1,-2,3.5,null,true,\"x\"]} ".as_bytes()).is_ok());
+    }
+
+    #[test]
+    fn deep_nesting_is_an_error_and_not_a_stack_overflow() {
+        let deep = format!("{{\"a\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000));
+        assert!(object(deep.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn large_integers_keep_every_digit() {
+        let map =
+            object(br#"{"id":9007199254740993,"n":-9223372036854775808,"u":18446744073709551615}"#).unwrap();
+        assert_eq!(map["id"].to_string(), "9007199254740993");
+        assert_eq!(map["n"].to_string(), "-9223372036854775808");
+        assert_eq!(map["u"].to_string(), "18446744073709551615");
+    }
+}

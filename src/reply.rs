@@ -1,0 +1,162 @@
+//! A response as a value: OAuth errors, bearer challenges and problem details, before any byte is sent.
+
+use crate::reason::Reason;
+use bytes::Bytes;
+use http::header::{self, HeaderName, HeaderValue};
+use serde_json::json;
+use std::time::Duration;
+
+/// A whole response of the gateway's own.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reply {
+    /// The status code.
+    pub status: u16,
+    /// Header fields in order; `Content-Length` is the sender's.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// The body, empty for none.
+    pub body: Bytes,
+}
+
+impl Reply {
+    /// An empty answer.
+    pub fn empty(status: u16) -> Self {
+        Self { status, headers: Vec::new(), body: Bytes::new() }
+    }
+
+    /// A JSON answer.
+    pub fn json(status: u16, body: &serde_json::Value) -> Self {
+        let mut reply = Self::empty(status);
+        reply.body = Bytes::from(body.to_string());
+        reply.with_static(header::CONTENT_TYPE, "application/json")
+    }
+
+    /// Adds a header whose value is known at compile time.
+    #[must_use]
+    pub fn with_static(mut self, name: HeaderName, value: &'static str) -> Self {
+        self.headers.push((name, HeaderValue::from_static(value)));
+        self
+    }
+
+    /// Adds a header; a value that cannot stand in a header is left out, never altered.
+    #[must_use]
+    pub fn with(mut self, name: HeaderName, value: &str) -> Self {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            self.headers.push((name, value));
+        }
+        self
+    }
+
+    /// Adds `Retry-After` in whole seconds, at least one (RFC 9110 section 10.2.3).
+    #[must_use]
+    pub fn retry_after(self, after: Duration) -> Self {
+        let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
+        self.with(header::RETRY_AFTER, &seconds.max(1).to_string())
+    }
+
+    /// An error of the session endpoints: `{error, code, message, requestId}`.
+    pub fn endpoint_error(status: u16, error: &str, code: &str, message: &str, request_id: &str) -> Self {
+        let body = json!({ "error": error, "code": code, "message": message, "requestId": request_id });
+        Self::json(status, &body)
+    }
+
+    /// An error of a proxied request: `application/problem+json` (RFC 9457), or a plain page for a client
+    /// that accepts only HTML.
+    pub fn problem(status: u16, reason: Reason, detail: &str, request_id: &str, html_only: bool) -> Self {
+        let title = status_title(status);
+        let mut reply = Self::empty(status).with_static(header::CACHE_CONTROL, "no-store");
+        if html_only {
+            reply.body = Bytes::from(format!(
+                "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{status} {title}</title></head>\n\
+                 <body><h1>{status} {title}</h1><p>{}</p><p><small>{reason} · {}</small></p></body></html>\n",
+                escape_html(detail),
+                escape_html(request_id),
+            ));
+            return reply.with_static(header::CONTENT_TYPE, "text/html; charset=utf-8");
+        }
+        let body = json!({
+            "type": "about:blank", "title": title, "status": status, "detail": detail,
+            "reason": reason.as_str(), "requestId": request_id,
+        });
+        reply.body = Bytes::from(body.to_string());
+        reply.with_static(header::CONTENT_TYPE, "application/problem+json")
+    }
+
+    /// Adds the bearer challenge of RFC 6750 section 3. Every text in it is fixed or from the configuration.
+    #[must_use]
+    pub fn challenge(self, challenge: &Challenge<'_>) -> Self {
+        self.with(header::WWW_AUTHENTICATE, &challenge.to_string())
+    }
+}
+
+/// A `WWW-Authenticate: Bearer` challenge (RFC 6750 section 3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Challenge<'a> {
+    /// No credentials came: no error code (RFC 6750 section 3.1).
+    Bare,
+    /// The request's credentials are malformed.
+    InvalidRequest(&'static str),
+    /// The token is not good, with a fixed description.
+    InvalidToken(&'static str),
+    /// More is needed: these scopes, separated by spaces; empty if it is not about scopes.
+    InsufficientScope(&'a str),
+}
+
+impl std::fmt::Display for Challenge<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Bare => f.write_str("Bearer"),
+            Self::InvalidRequest(what) => {
+                write!(f, "Bearer error=\"invalid_request\", error_description=\"{what}\"")
+            }
+            Self::InvalidToken(what) => {
+                write!(f, "Bearer error=\"invalid_token\", error_description=\"{what}\"")
+            }
+            Self::InsufficientScope("") => f.write_str("Bearer error=\"insufficient_scope\""),
+            Self::InsufficientScope(scope) => {
+                write!(f, "Bearer error=\"insufficient_scope\", scope=\"{scope}\"")
+            }
+        }
+    }
+}
+
+fn status_title(status: u16) -> &'static str {
+    http::StatusCode::from_u16(status).ok().and_then(|s| s.canonical_reason()).unwrap_or("Error")
+}
+
+fn escape_html(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn challenges_follow_rfc_6750() {
+        assert_eq!(Challenge::Bare.to_string(), "Bearer");
+        assert_eq!(
+            Challenge::InvalidToken("The access token expired").to_string(),
+            "Bearer error=\"invalid_token\", error_description=\"The access token expired\""
+        );
+        assert_eq!(
+            Challenge::InsufficientScope("a b").to_string(),
+            "Bearer error=\"insufficient_scope\", scope=\"a b\""
+        );
+    }
+
+    #[test]
+    fn retry_after_is_rounded_up_and_never_zero() {
+        let seconds = |d| Reply::empty(503).retry_after(d).headers[0].1.clone();
+        assert_eq!(seconds(Duration::ZERO), "1");
+        assert_eq!(seconds(Duration::from_millis(1001)), "2");
+    }
+
+    #[test]
+    fn a_problem_names_its_reason_and_html_is_escaped() {
+        let reply = Reply::problem(404, Reason::NoRoute, "no route", "id1", false);
+        let body: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();
+        assert_eq!(body["reason"], "no_route");
+        let page = Reply::problem(404, Reason::NoRoute, "<script>", "id1", true);
+        assert!(!String::from_utf8(page.body.to_vec()).unwrap().contains("<script>"));
+    }
+}

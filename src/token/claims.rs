@@ -1,0 +1,116 @@
+//! Claims of a verified token: typed access by path, nothing unverified.
+
+use crate::clock::Timestamp;
+use crate::session::id::SessionRef;
+use serde_json::{Map, Value};
+use std::sync::Arc;
+
+/// The configuration's name of the issuer that is this gateway itself.
+pub const GATEWAY_ISSUER: &str = "gateway";
+
+/// A way to a claim: a member name, or names joined by dots for nested objects. A claim whose own name
+/// is the whole dotted text wins over the nested reading (`https://example.com/roles`).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ClaimPath(String);
+
+impl ClaimPath {
+    /// From the configuration's text; `None` if a name in it is empty.
+    pub fn parse(text: &str) -> Option<Self> {
+        (!text.split('.').any(str::is_empty)).then(|| Self(text.to_owned()))
+    }
+
+    /// The text it was made from.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The value this path leads to. `null` counts as absent.
+    pub fn find<'a>(&self, claims: &'a Map<String, Value>) -> Option<&'a Value> {
+        let found = claims.get(&self.0).or_else(|| {
+            let mut names = self.0.split('.');
+            let first = claims.get(names.next()?)?;
+            names.try_fold(first, |value, name| value.as_object()?.get(name))
+        })?;
+        (!found.is_null()).then_some(found)
+    }
+}
+
+/// What the verifier vouches for. Only the verifier makes one: holding it proves that signature, issuer,
+/// times and type were checked. The audience is checked by the policy, where a route may ask for its own.
+#[derive(Debug, Clone, PartialEq)]
+pub struct VerifiedClaims {
+    pub(super) issuer: Arc<str>,
+    pub(super) expected_audiences: Arc<[String]>,
+    pub(super) claims: Map<String, Value>,
+    pub(super) subject: String,
+    pub(super) audiences: Vec<String>,
+    pub(super) scopes: Vec<String>,
+    pub(super) roles: Vec<String>,
+    pub(super) expires: Timestamp,
+    pub(super) session: Option<SessionRef>,
+}
+
+impl VerifiedClaims {
+    /// The configuration's name of the issuer (`gateway` for our own tokens).
+    pub fn issuer(&self) -> &str {
+        &self.issuer
+    }
+
+    /// The audiences this issuer's tokens are expected to have, unless the route asks for others.
+    pub fn expected_audiences(&self) -> &[String] {
+        &self.expected_audiences
+    }
+
+    /// The token's `aud`, as a list.
+    pub fn audiences(&self) -> &[String] {
+        &self.audiences
+    }
+
+    /// The token's `sub`; empty if it has none.
+    pub fn subject(&self) -> &str {
+        &self.subject
+    }
+
+    /// Scopes, from the places where this issuer keeps them.
+    pub fn scopes(&self) -> &[String] {
+        &self.scopes
+    }
+
+    /// Roles, from the places where this issuer keeps them.
+    pub fn roles(&self) -> &[String] {
+        &self.roles
+    }
+
+    /// The token's `exp`.
+    pub fn expires(&self) -> Timestamp {
+        self.expires
+    }
+
+    /// The session an own token belongs to; `None` for other issuers.
+    pub fn session(&self) -> Option<&SessionRef> {
+        self.session.as_ref()
+    }
+
+    /// All claims.
+    pub fn all(&self) -> &Map<String, Value> {
+        &self.claims
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_path_prefers_the_literal_name_and_else_walks_objects() {
+        let claims = json!({"realm_access": {"roles": ["a"]}, "https://x.example/roles": 1, "n": null});
+        let claims = claims.as_object().unwrap();
+        let find = |path: &str| ClaimPath::parse(path).unwrap().find(claims).cloned();
+        assert_eq!(find("realm_access.roles"), Some(json!(["a"])));
+        assert_eq!(find("https://x.example/roles"), Some(json!(1)));
+        assert_eq!(find("n"), None);
+        assert_eq!(find("realm_access.missing"), None);
+        assert_eq!(ClaimPath::parse("a..b"), None);
+    }
+}

@@ -1,0 +1,3 @@
+//! Access tokens: finding, verifying and minting them.
+
+pub mod claims;
