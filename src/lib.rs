@@ -6,6 +6,7 @@
 
 pub mod clock;
 pub mod directory;
+pub mod gateway;
 pub mod json;
 pub mod reason;
 pub mod reply;

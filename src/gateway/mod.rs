@@ -1,0 +1,3 @@
+//! The proxy itself: the phases of a request, and what they need.
+
+pub mod settings;
