@@ -4,10 +4,12 @@
 //! key set, the policy grants a permit, claims are forwarded upstream; the endpoints log people in
 //! against a directory and keep sessions.
 
+pub mod access_log;
 pub mod clock;
 pub mod directory;
 pub mod gateway;
 pub mod json;
+pub mod metrics;
 pub mod reason;
 pub mod reply;
 pub mod secret;

@@ -1,0 +1,144 @@
+//! Access and audit lines: one JSON object or one text line each, written by a thread of their own so that
+//! a slow output never holds up a request. No token and no password ever comes here.
+
+use crate::clock::Timestamp;
+use crate::metrics::Metrics;
+use serde_json::{Map, Value};
+use std::io::Write;
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::time::Duration;
+
+/// Lines waiting for the output; beyond it lines are dropped and counted.
+const QUEUE: usize = 8192;
+
+/// How long [`AccessLog::flush`] waits for the output at the most.
+const FLUSH: Duration = Duration::from_secs(2);
+
+enum Message {
+    Line(Vec<u8>),
+    Flush(SyncSender<()>),
+}
+
+/// Where access and audit lines go: standard output.
+#[derive(Clone)]
+pub struct AccessLog {
+    queue: SyncSender<Message>,
+    json: bool,
+    requests: bool,
+    metrics: Metrics,
+}
+
+impl AccessLog {
+    /// Starts the writing thread. `json` chooses the form, `requests` whether requests get a line (audit
+    /// lines are always written).
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub fn start(json: bool, requests: bool, metrics: Metrics) -> std::io::Result<Self> {
+        let (queue, messages) = sync_channel::<Message>(QUEUE);
+        std::thread::Builder::new().name("access-log".to_owned()).spawn(move || {
+            let mut out = std::io::BufWriter::with_capacity(64 * 1024, std::io::stdout());
+            while let Ok(first) = messages.recv() {
+                // A failed write (a closed pipe) is no reason to stop serving; the line is lost.
+                let mut next = Some(first);
+                while let Some(message) = next {
+                    match message {
+                        Message::Line(line) => {
+                            let _ = out.write_all(&line);
+                        }
+                        Message::Flush(done) => {
+                            let _ = out.flush();
+                            let _ = done.send(());
+                        }
+                    }
+                    next = messages.try_recv().ok();
+                }
+                let _ = out.flush();
+            }
+        })?;
+        Ok(Self { queue, json, requests, metrics })
+    }
+
+    /// Whether requests get a line at all.
+    pub fn wants_requests(&self) -> bool {
+        self.requests
+    }
+
+    /// Writes one line about a request (`kind` is `access`) or a session event (`audit`), adding `log` and
+    /// `time`. Values are escaped, so nothing a client sent can start a line of its own.
+    pub fn write(&self, kind: &'static str, now: Timestamp, mut fields: Map<String, Value>) {
+        let mut line = if self.json {
+            fields.insert("log".to_owned(), Value::from(kind));
+            fields.insert("time".to_owned(), Value::from(rfc3339(now)));
+            Value::Object(fields).to_string()
+        } else {
+            format!("{} {kind}{}", rfc3339(now), text_fields(&fields))
+        };
+        line.push('\n');
+        if let Err(TrySendError::Full(_)) = self.queue.try_send(Message::Line(line.into_bytes())) {
+            self.metrics.log_line_dropped();
+        }
+    }
+
+    /// Waits until what was written so far is out, two seconds at most.
+    pub fn flush(&self) {
+        let (done, wait) = sync_channel(1);
+        if self.queue.send(Message::Flush(done)).is_ok() {
+            let _ = wait.recv_timeout(FLUSH);
+        }
+    }
+}
+
+/// RFC 3339 in UTC; empty beyond the year 9999.
+fn rfc3339(at: Timestamp) -> String {
+    time::OffsetDateTime::from_unix_timestamp_nanos(i128::from(at.as_millis()) * 1_000_000)
+        .ok()
+        .and_then(|time| time.format(&time::format_description::well_known::Rfc3339).ok())
+        .unwrap_or_default()
+}
+
+fn text_fields(fields: &Map<String, Value>) -> String {
+    let mut line = String::new();
+    for (name, value) in fields {
+        line.push(' ');
+        line.push_str(name);
+        line.push('=');
+        match value {
+            Value::String(text) if plain(text) => line.push_str(text),
+            other => line.push_str(&other.to_string()),
+        }
+    }
+    line
+}
+
+fn plain(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic() && b != b'"' && b != b'=')
+}
+
+impl std::fmt::Debug for AccessLog {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("AccessLog")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_client_cannot_start_a_line_of_its_own() {
+        let fields = json!({"path": "/a\nforged line", "status": 200, "agent": "two words"});
+        let line = text_fields(fields.as_object().unwrap());
+        assert!(!line.contains('\n'));
+        assert!(line.contains("path=\"/a\\nforged line\""));
+        assert!(line.contains("status=200"));
+        assert!(line.contains("agent=\"two words\""));
+    }
+
+    #[test]
+    fn times_are_rfc_3339_in_utc() {
+        assert_eq!(rfc3339(Timestamp::from_millis(1_700_000_000_123)), "2023-11-14T22:13:20.123Z");
+        assert_eq!(rfc3339(Timestamp::MAX), "");
+    }
+}

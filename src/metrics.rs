@@ -1,0 +1,338 @@
+//! Every metric, as verbs. Labels come from the configuration or from closed lists, never from a request.
+
+use crate::reason::Reason;
+use prometheus::{
+    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    Opts, Registry, TextEncoder,
+};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+/// Upper bounds of the duration histograms, in seconds.
+const SECONDS: &[f64] =
+    &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+
+/// Status codes common enough to deserve a handle of their own.
+const COMMON_CODES: [u16; 16] =
+    [200, 201, 202, 204, 301, 302, 304, 400, 401, 403, 404, 429, 500, 502, 503, 504];
+
+/// What the policy decided (label `outcome`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DecisionOutcome {
+    /// The request was let through.
+    Allow,
+    /// The request was refused.
+    Deny,
+    /// The request was let through by a route that only observes.
+    WouldDeny,
+}
+
+impl DecisionOutcome {
+    /// The label's value.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+            Self::WouldDeny => "would_deny",
+        }
+    }
+}
+
+/// The registry of this process and everything in it.
+#[derive(Clone)]
+pub struct Metrics(Arc<Inner>);
+
+struct Inner {
+    registry: Registry,
+    requests: IntCounterVec,
+    request_seconds: HistogramVec,
+    upstream_seconds: HistogramVec,
+    decisions: IntCounterVec,
+    token_cache: IntCounterVec,
+    key_set_fetch: IntCounterVec,
+    key_set_age: GaugeVec,
+    session_events: IntCounterVec,
+    store_seconds: HistogramVec,
+    store_errors: IntCounterVec,
+    feed_age: Gauge,
+    spoofed: IntCounterVec,
+    connections: IntGauge,
+    connections_refused: IntCounter,
+    reloads: IntCounterVec,
+    hash_queue: IntGauge,
+    panics: IntCounter,
+    log_lines_dropped: IntCounter,
+}
+
+impl Metrics {
+    /// Registers every metric.
+    ///
+    /// # Errors
+    /// Only if two metrics had one name, which a test excludes.
+    pub fn new() -> prometheus::Result<Self> {
+        let registry = Registry::new_custom(Some("portcullis".to_owned()), None)?;
+        let counters = |name: &str, help: &str, labels: &[&str]| -> prometheus::Result<IntCounterVec> {
+            let vec = IntCounterVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(vec.clone()))?;
+            Ok(vec)
+        };
+        let seconds = |name: &str, help: &str, label: &str| -> prometheus::Result<HistogramVec> {
+            let vec = HistogramVec::new(HistogramOpts::new(name, help).buckets(SECONDS.to_vec()), &[label])?;
+            registry.register(Box::new(vec.clone()))?;
+            Ok(vec)
+        };
+        let counter = |name: &str, help: &str| -> prometheus::Result<IntCounter> {
+            let counter = IntCounter::new(name, help)?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok(counter)
+        };
+        let gauge = |name: &str, help: &str| -> prometheus::Result<IntGauge> {
+            let gauge = IntGauge::new(name, help)?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok(gauge)
+        };
+        let key_set_age = GaugeVec::new(
+            Opts::new("key_set_age_seconds", "Seconds since an issuer's key set was last obtained."),
+            &["issuer"],
+        )?;
+        registry.register(Box::new(key_set_age.clone()))?;
+        let feed_age = Gauge::new(
+            "revocation_feed_age_seconds",
+            "Seconds since the revocation feed was last read to its end.",
+        )?;
+        registry.register(Box::new(feed_age.clone()))?;
+        Ok(Self(Arc::new(Inner {
+            requests: counters(
+                "requests_total",
+                "Requests answered, by route and status.",
+                &["route", "code"],
+            )?,
+            request_seconds: seconds("request_seconds", "Time from request to answer.", "route")?,
+            upstream_seconds: seconds(
+                "upstream_seconds",
+                "Time from picking an endpoint to its response header.",
+                "upstream",
+            )?,
+            decisions: counters(
+                "auth_decisions_total",
+                "Decisions by route, issuer, outcome and reason code.",
+                &["route", "issuer", "outcome", "reason"],
+            )?,
+            token_cache: counters("token_cache_total", "Look-ups in the verified-token cache.", &["result"])?,
+            key_set_fetch: counters("key_set_fetch_total", "Key-set fetches.", &["issuer", "result"])?,
+            key_set_age,
+            session_events: counters("session_events_total", "What happened to sessions.", &["event"])?,
+            store_seconds: seconds(
+                "sessions_store_seconds",
+                "Time of session store operations.",
+                "operation",
+            )?,
+            store_errors: counters(
+                "sessions_store_errors_total",
+                "Session store operations that failed.",
+                &["operation"],
+            )?,
+            feed_age,
+            spoofed: counters(
+                "identity_header_spoof_total",
+                "Identity headers a client sent and the gateway removed.",
+                &["route"],
+            )?,
+            connections: gauge("connections", "Client connections open now.")?,
+            connections_refused: counter(
+                "connections_refused_total",
+                "Client connections closed at once because server.limits.connections was reached.",
+            )?,
+            reloads: counters("config_reloads_total", "Configuration reloads.", &["result"])?,
+            hash_queue: gauge("password_hash_queue", "Logins waiting for a hashing worker.")?,
+            panics: counter("panics_total", "Panics contained; each is a bug worth a report.")?,
+            log_lines_dropped: counter(
+                "log_lines_dropped_total",
+                "Access and audit lines dropped because the output did not keep up.",
+            )?,
+            registry,
+        })))
+    }
+
+    /// The exposition in Prometheus text format 0.0.4.
+    ///
+    /// # Errors
+    /// When a metric cannot be written as text.
+    pub fn render(&self) -> prometheus::Result<Vec<u8>> {
+        let mut text = Vec::with_capacity(16 * 1024);
+        TextEncoder::new().encode(&self.0.registry.gather(), &mut text)?;
+        Ok(text)
+    }
+
+    /// The handles of one route, resolved once.
+    pub fn route(&self, name: &str) -> RouteMetrics {
+        RouteMetrics {
+            metrics: self.clone(),
+            name: name.to_owned(),
+            seconds: self.0.request_seconds.with_label_values(&[name]),
+            spoofed: self.0.spoofed.with_label_values(&[name]),
+            codes: Default::default(),
+            allowed: OnceLock::new(),
+        }
+    }
+
+    /// The histogram of one upstream.
+    pub fn upstream(&self, name: &str) -> Histogram {
+        self.0.upstream_seconds.with_label_values(&[name])
+    }
+
+    /// A look-up in the verified-token cache.
+    pub fn token_cache(&self, hit: bool) {
+        self.0.token_cache.with_label_values(&[if hit { "hit" } else { "miss" }]).inc();
+    }
+
+    /// A key-set fetch ended.
+    pub fn key_set_fetched(&self, issuer: &str, ok: bool) {
+        self.0.key_set_fetch.with_label_values(&[issuer, if ok { "ok" } else { "error" }]).inc();
+    }
+
+    /// How old an issuer's key set is.
+    pub fn key_set_age(&self, issuer: &str, age: Duration) {
+        self.0.key_set_age.with_label_values(&[issuer]).set(age.as_secs_f64());
+    }
+
+    /// Something happened to a session; `event` is from the closed list of the endpoints.
+    pub fn session_event(&self, event: &'static str) {
+        self.0.session_events.with_label_values(&[event]).inc();
+    }
+
+    /// A session store operation ended.
+    pub fn store_operation(&self, operation: &'static str, took: Duration, ok: bool) {
+        self.0.store_seconds.with_label_values(&[operation]).observe(took.as_secs_f64());
+        if !ok {
+            self.0.store_errors.with_label_values(&[operation]).inc();
+        }
+    }
+
+    /// How long ago the revocation feed was read to its end.
+    pub fn revocation_feed_age(&self, age: Duration) {
+        self.0.feed_age.set(age.as_secs_f64());
+    }
+
+    /// A client connection was accepted.
+    pub fn connection_opened(&self) {
+        self.0.connections.inc();
+    }
+
+    /// A client connection ended.
+    pub fn connection_closed(&self) {
+        self.0.connections.dec();
+    }
+
+    /// A client connection was refused because the limit is reached.
+    pub fn connection_refused(&self) {
+        self.0.connections_refused.inc();
+    }
+
+    /// The configuration was loaded, or a new one was refused.
+    pub fn config_reloaded(&self, ok: bool) {
+        self.0.reloads.with_label_values(&[if ok { "ok" } else { "error" }]).inc();
+    }
+
+    /// Logins waiting for a hashing worker now.
+    pub fn password_hash_queue(&self, waiting: usize) {
+        self.0.hash_queue.set(i64::try_from(waiting).unwrap_or(i64::MAX));
+    }
+
+    /// A panic was contained.
+    pub fn panicked(&self) {
+        self.0.panics.inc();
+    }
+
+    /// An access or audit line was dropped.
+    pub fn log_line_dropped(&self) {
+        self.0.log_lines_dropped.inc();
+    }
+}
+
+/// The metrics of one route.
+pub struct RouteMetrics {
+    metrics: Metrics,
+    name: String,
+    seconds: Histogram,
+    spoofed: IntCounter,
+    codes: [OnceLock<IntCounter>; COMMON_CODES.len()],
+    /// The issuer first seen on this route and its counter of plain permits: most routes have just one.
+    allowed: OnceLock<(String, IntCounter)>,
+}
+
+impl RouteMetrics {
+    /// The route's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A request was answered.
+    pub fn answered(&self, code: u16, took: Duration) {
+        self.seconds.observe(took.as_secs_f64());
+        let resolve =
+            || self.metrics.0.requests.with_label_values(&[self.name.as_str(), code.to_string().as_str()]);
+        match COMMON_CODES.iter().position(|common| *common == code).and_then(|at| self.codes.get(at)) {
+            Some(cell) => cell.get_or_init(resolve).inc(),
+            None => resolve().inc(),
+        }
+    }
+
+    /// The policy decided; `issuer` is the configured name, empty if no issuer is known.
+    pub fn decided(&self, issuer: &str, outcome: DecisionOutcome, reason: Reason) {
+        let resolve = || {
+            self.metrics.0.decisions.with_label_values(&[
+                &self.name,
+                issuer,
+                outcome.as_str(),
+                reason.as_str(),
+            ])
+        };
+        if outcome == DecisionOutcome::Allow && reason == Reason::Ok {
+            let (first, counter) = self.allowed.get_or_init(|| (issuer.to_owned(), resolve()));
+            if first == issuer {
+                return counter.inc();
+            }
+        }
+        resolve().inc();
+    }
+
+    /// A client sent this many identity headers.
+    pub fn spoofed(&self, headers: u64) {
+        self.spoofed.inc_by(headers);
+    }
+}
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_registers_and_is_prefixed() {
+        let metrics = Metrics::new().unwrap();
+        let route = metrics.route("orders");
+        route.answered(200, Duration::from_millis(3));
+        route.answered(418, Duration::from_millis(3));
+        route.decided("corp", DecisionOutcome::Allow, Reason::Ok);
+        route.decided("other", DecisionOutcome::Allow, Reason::Ok);
+        route.decided("", DecisionOutcome::Deny, Reason::NoToken);
+        let text = String::from_utf8(metrics.render().unwrap()).unwrap();
+        for line in [
+            "portcullis_requests_total{code=\"200\",route=\"orders\"} 1",
+            "portcullis_requests_total{code=\"418\",route=\"orders\"} 1",
+            "portcullis_auth_decisions_total{issuer=\"corp\",outcome=\"allow\",reason=\"ok\",route=\"orders\"} 1",
+            "portcullis_auth_decisions_total{issuer=\"other\",outcome=\"allow\",reason=\"ok\",route=\"orders\"} 1",
+            "portcullis_auth_decisions_total{issuer=\"\",outcome=\"deny\",reason=\"no_token\",route=\"orders\"} 1",
+            "portcullis_connections 0",
+        ] {
+            assert!(text.contains(line), "{line} missing in\n{text}");
+        }
+        assert!(text.lines().filter(|l| !l.starts_with('#')).all(|l| l.starts_with("portcullis_")));
+    }
+}
