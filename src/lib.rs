@@ -9,6 +9,7 @@ pub mod clock;
 pub mod directory;
 pub mod gateway;
 pub mod json;
+pub mod key_set;
 pub mod metrics;
 pub mod reason;
 pub mod reply;

@@ -66,6 +66,11 @@ impl VerifiedClaims {
         &self.audiences
     }
 
+    /// Whether the token is meant for one of `expected` (RFC 7519 section 4.1.3).
+    pub fn audience_matches(&self, expected: &[String]) -> bool {
+        self.audiences.iter().any(|audience| expected.contains(audience))
+    }
+
     /// The token's `sub`; empty if it has none.
     pub fn subject(&self) -> &str {
         &self.subject
