@@ -11,6 +11,7 @@ pub mod gateway;
 pub mod json;
 pub mod key_set;
 pub mod metrics;
+pub mod policy;
 pub mod reason;
 pub mod reply;
 pub mod secret;

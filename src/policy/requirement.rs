@@ -1,0 +1,149 @@
+//! What a route asks of its callers, and what a verified token lacks of it.
+
+use crate::reason::Reason;
+use crate::token::claims::{ClaimPath, VerifiedClaims};
+use serde_json::{Number, Value};
+
+/// Whether a route looks at tokens at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Everybody; a token is not looked at.
+    Public,
+    /// No token is anonymous; a token that comes must be good.
+    Optional,
+    /// A good token.
+    Required,
+}
+
+/// How much a route waits to learn that a session has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RevocationMode {
+    /// Not at all: a token is good until it expires.
+    Off,
+    /// What this gateway already knows.
+    Eventual,
+    /// Asked of the session store for each request.
+    Sync,
+}
+
+/// What a route asks of its callers. An empty list asks for nothing.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Requirement {
+    /// Whether tokens are looked at.
+    pub mode: Mode,
+    /// Configuration names of the issuers whose tokens are accepted; `None` is all.
+    pub issuers: Option<Vec<String>>,
+    /// Any of these must be in `aud`; empty is the audiences of the token's issuer.
+    pub audiences: Vec<String>,
+    /// All of these scopes.
+    pub scopes: Vec<String>,
+    /// Any of these roles.
+    pub roles: Vec<String>,
+    /// All of these rules.
+    pub claims: Vec<ClaimRule>,
+    /// `false` observes: what would be denied is forwarded and reported.
+    pub enforce: bool,
+    /// How ended sessions are noticed.
+    pub revocation: RevocationMode,
+}
+
+/// A claim that must have one of some values.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClaimRule {
+    /// Where the claim is.
+    pub path: ClaimPath,
+    /// The claim, or any element of it if it is an array, equals one of these.
+    pub values: Vec<ClaimValue>,
+}
+
+/// A value a claim is compared with. Types matter: `"1"`, `1` and `1.0` are three values.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ClaimValue {
+    /// Compared byte for byte.
+    Text(String),
+    /// An integer, compared with every digit, or a fraction.
+    Number(Number),
+    /// `true` or `false`.
+    Bool(bool),
+}
+
+impl ClaimValue {
+    /// From a JSON value; `None` for `null`, arrays and objects.
+    pub fn from_json(value: &Value) -> Option<Self> {
+        match value {
+            Value::String(text) => Some(Self::Text(text.clone())),
+            Value::Number(number) => Some(Self::Number(number.clone())),
+            Value::Bool(flag) => Some(Self::Bool(*flag)),
+            Value::Null | Value::Array(_) | Value::Object(_) => None,
+        }
+    }
+
+    fn equals(&self, value: &Value) -> bool {
+        match (self, value) {
+            (Self::Text(ours), Value::String(theirs)) => ours == theirs,
+            (Self::Number(ours), Value::Number(theirs)) => ours == theirs,
+            (Self::Bool(ours), Value::Bool(theirs)) => ours == theirs,
+            _ => false,
+        }
+    }
+}
+
+impl ClaimRule {
+    fn is_met_by(&self, claims: &VerifiedClaims) -> bool {
+        let one_of = |value: &Value| self.values.iter().any(|wanted| wanted.equals(value));
+        match self.path.find(claims.all()) {
+            Some(Value::Array(elements)) => elements.iter().any(one_of),
+            Some(value) => one_of(value),
+            None => false,
+        }
+    }
+}
+
+impl Default for Requirement {
+    /// A good token of any issuer, enforced: what a route without `auth` asks for.
+    fn default() -> Self {
+        Self {
+            mode: Mode::Required,
+            issuers: None,
+            audiences: Vec::new(),
+            scopes: Vec::new(),
+            roles: Vec::new(),
+            claims: Vec::new(),
+            enforce: true,
+            revocation: RevocationMode::Eventual,
+        }
+    }
+}
+
+impl Requirement {
+    /// What everybody meets.
+    pub fn public() -> Self {
+        Self { mode: Mode::Public, ..Self::default() }
+    }
+
+    /// The first thing these claims lack: the issuer and the audience first, since a token that was made
+    /// for somebody else says nothing here.
+    pub(super) fn shortfall(&self, claims: &VerifiedClaims) -> Option<Reason> {
+        let has = |list: &[String], wanted: &String| list.contains(wanted);
+        if self.issuers.as_ref().is_some_and(|accepted| !accepted.iter().any(|name| name == claims.issuer()))
+        {
+            return Some(Reason::UnknownIssuer);
+        }
+        let audiences = if self.audiences.is_empty() { claims.expected_audiences() } else { &self.audiences };
+        if !audiences.iter().any(|audience| has(claims.audiences(), audience)) {
+            return Some(Reason::WrongAudience);
+        }
+        if !self.scopes.iter().all(|scope| has(claims.scopes(), scope)) {
+            return Some(Reason::InsufficientScope);
+        }
+        if !self.roles.is_empty() && !self.roles.iter().any(|role| has(claims.roles(), role)) {
+            return Some(Reason::InsufficientRole);
+        }
+        (!self.claims.iter().all(|rule| rule.is_met_by(claims))).then_some(Reason::ClaimMismatch)
+    }
+}
+
+/// Whether a text can be a scope (RFC 6749 section 3.3); only such a text may stand in a challenge.
+pub fn is_scope(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| matches!(b, 0x21 | 0x23..=0x5B | 0x5D..=0x7E))
+}
