@@ -1,0 +1,267 @@
+//! The real binary as a child process in a folder of its own.
+
+use super::client::get;
+use super::config::Config;
+use super::folder::Folder;
+use super::ports::free_port;
+use super::wait::{eventually, wait_for};
+use serde_json::Value;
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+const BINARY: &str = env!("CARGO_BIN_EXE_portcullis");
+const START: Duration = Duration::from_secs(20);
+const CONFIG: &str = "portcullis.yaml";
+
+type Lines = Arc<Mutex<Vec<String>>>;
+
+/// How a gateway ended that was not expected to run.
+#[derive(Debug)]
+pub(crate) struct Exit {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+/// A running gateway; it ends with the value.
+pub(crate) struct Gateway {
+    config: Config,
+    folder: Folder,
+    ports: Vec<u16>,
+    child: Child,
+    stdout: Lines,
+    stderr: Lines,
+}
+
+impl Gateway {
+    /// Starts and waits until it is ready.
+    #[track_caller]
+    pub(crate) fn start(config: &Config) -> Self {
+        Self::start_until(config, "/readyz")
+    }
+
+    /// Starts and waits until it answers on the admin listener, ready or not.
+    #[track_caller]
+    pub(crate) fn start_live(config: &Config) -> Self {
+        Self::start_until(config, "/livez")
+    }
+
+    #[track_caller]
+    fn start_until(config: &Config, probe: &str) -> Self {
+        let mut last = String::new();
+        for _ in 0..5 {
+            let mut gateway = Self::launch(config);
+            if gateway.answers(probe) {
+                return gateway;
+            }
+            last = gateway.output();
+            // Somebody else on this machine took a port between our probe and its bind.
+            if !last.contains("in use") {
+                break;
+            }
+        }
+        panic!("the gateway did not become ready\n{last}");
+    }
+
+    fn launch(config: &Config) -> Self {
+        let folder = Folder::new();
+        config.write_files(&folder);
+        let ports: Vec<u16> = (0..config.ports()).map(|_| free_port()).collect();
+        folder.write(CONFIG, config.render(&ports));
+        let (child, stdout, stderr) = spawn(folder.path(), config);
+        Self { config: config.clone(), folder, ports, child, stdout, stderr }
+    }
+
+    fn answers(&mut self, probe: &str) -> bool {
+        let admin = self.admin();
+        wait_for(START, || {
+            if let Ok(Some(_)) = self.child.try_wait() {
+                return Some(false);
+            }
+            get(probe).try_send(&admin).is_ok_and(|response| response.status == 200).then_some(true)
+        }) == Some(true)
+    }
+
+    /// Runs a configuration that must not start; panics if it keeps running.
+    #[track_caller]
+    pub(crate) fn fail(config: &Config) -> Exit {
+        let ports: Vec<u16> = (0..config.ports()).map(|_| free_port()).collect();
+        Self::fail_on(config, &ports)
+    }
+
+    /// The same on given ports.
+    #[track_caller]
+    pub(crate) fn fail_on(config: &Config, ports: &[u16]) -> Exit {
+        let folder = Folder::new();
+        config.write_files(&folder);
+        folder.write(CONFIG, config.render(ports));
+        let (mut child, stdout, stderr) = spawn(folder.path(), config);
+        let status = wait_for(START, || child.try_wait().expect("a child to wait for"));
+        if status.is_none() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        let exit = Exit { code: status.and_then(|s| s.code()), stdout: text(&stdout), stderr: text(&stderr) };
+        assert!(status.is_some(), "the gateway runs although it should not: {exit:?}");
+        exit
+    }
+
+    /// `host:port` of the first listener.
+    pub(crate) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.ports[0])
+    }
+
+    /// `host:port` of the admin listener.
+    pub(crate) fn admin(&self) -> String {
+        format!("127.0.0.1:{}", self.ports[self.ports.len() - 1])
+    }
+
+    pub(crate) fn ports(&self) -> &[u16] {
+        &self.ports
+    }
+
+    /// The folder of the configuration.
+    pub(crate) fn folder(&self) -> &Folder {
+        &self.folder
+    }
+
+    /// What it wrote on standard output: access log and audit lines.
+    pub(crate) fn stdout(&self) -> String {
+        text(&self.stdout)
+    }
+
+    /// What it wrote on standard error: diagnostics.
+    pub(crate) fn stderr(&self) -> String {
+        text(&self.stderr)
+    }
+
+    /// The first line of the log on standard output, as JSON, that `wanted` accepts.
+    #[track_caller]
+    pub(crate) fn log_line(&self, wanted: impl Fn(&Value) -> bool) -> Value {
+        let found = wait_for(Duration::from_secs(5), || self.log_lines().into_iter().find(&wanted));
+        found.unwrap_or_else(|| panic!("no such line in the log"))
+    }
+
+    /// The lines of the log on standard output that are JSON.
+    pub(crate) fn log_lines(&self) -> Vec<Value> {
+        self.stdout().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// The text of `/metrics`.
+    pub(crate) fn metrics(&self) -> String {
+        get("/metrics").send(&self.admin()).expect(200).text()
+    }
+
+    /// The sum of the series of one metric that carry all these labels.
+    pub(crate) fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        let labels: Vec<_> = labels.iter().map(|(key, value)| format!("{key}=\"{value}\"")).collect();
+        let metrics = self.metrics();
+        let series = metrics.lines().filter_map(|line| {
+            let (series, value) = line.rsplit_once(' ')?;
+            let own = series.split('{').next()? == name;
+            (own && labels.iter().all(|label| series.contains(label))).then_some(value)
+        });
+        series.filter_map(|value| value.parse::<f64>().ok()).sum()
+    }
+
+    /// Whether the metric reaches `value` soon.
+    pub(crate) fn metric_becomes(&self, name: &str, labels: &[(&str, &str)], value: f64) -> bool {
+        eventually(Duration::from_secs(5), || (self.metric(name, labels) - value).abs() < 0.5)
+    }
+
+    /// `kill -9`.
+    pub(crate) fn kill9(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// SIGTERM.
+    pub(crate) fn terminate(&self) {
+        let id = self.child.id().to_string();
+        let done = Command::new("kill").args(["-TERM", &id]).status().expect("the kill program");
+        assert!(done.success(), "kill -TERM {id}");
+    }
+
+    /// How it ended, if it did before the deadline.
+    pub(crate) fn ended_within(&mut self, deadline: Duration) -> Option<ExitStatus> {
+        wait_for(deadline, || self.child.try_wait().expect("a child to wait for"))
+    }
+
+    /// Ends it if need be, and starts it again on the same folder and ports.
+    #[track_caller]
+    pub(crate) fn restart(&mut self) {
+        self.kill9();
+        let (child, stdout, stderr) = spawn(self.folder.path(), &self.config);
+        (self.child, self.stdout, self.stderr) = (child, stdout, stderr);
+        assert!(self.answers("/readyz"), "the gateway did not start again\n{}", self.output());
+    }
+
+    fn output(&self) -> String {
+        let config = self.folder.read(CONFIG);
+        format!("--- configuration\n{config}--- stdout\n{}--- stderr\n{}", self.stdout(), self.stderr())
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.kill9();
+        if thread::panicking() {
+            eprintln!("{}", self.output());
+        }
+    }
+}
+
+fn text(lines: &Lines) -> String {
+    lines.lock().unwrap().iter().map(|line| format!("{line}\n")).collect()
+}
+
+fn spawn(folder: &Path, config: &Config) -> (Child, Lines, Lines) {
+    let mut child = Command::new(BINARY)
+        .args(["run", "--config", CONFIG])
+        .current_dir(folder)
+        .envs(config.environment.iter().map(|(name, value)| (name, value)))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the built gateway");
+    let stdout = collect(child.stdout.take().expect("a pipe"));
+    let stderr = collect(child.stderr.take().expect("a pipe"));
+    (child, stdout, stderr)
+}
+
+fn collect(pipe: impl Read + Send + 'static) -> Lines {
+    let lines = Lines::default();
+    let filling = Arc::clone(&lines);
+    thread::spawn(move || {
+        for line in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {
+            filling.lock().unwrap().push(String::from_utf8_lossy(&line).into_owned());
+        }
+    });
+    lines
+}
+
+/// Runs a command of the binary to its end, with this text on standard input.
+pub(crate) fn command(folder: &Folder, arguments: &[&str], input: &str) -> Exit {
+    use std::io::Write as _;
+    let mut child = Command::new(BINARY)
+        .args(arguments)
+        .current_dir(folder.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the built gateway");
+    // The command may end without reading its input.
+    let _ = child.stdin.take().expect("a pipe").write_all(input.as_bytes());
+    let output = child.wait_with_output().expect("its output");
+    Exit {
+        code: output.status.code(),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}

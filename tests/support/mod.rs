@@ -1,0 +1,28 @@
+//! What the tests stand on: the real gateway as a child process, raw clients, and its neighbours.
+
+pub(crate) mod client;
+pub(crate) mod config;
+pub(crate) mod folder;
+pub(crate) mod gateway;
+pub(crate) mod http2;
+pub(crate) mod http_server;
+pub(crate) mod issuer;
+pub(crate) mod keys;
+pub(crate) mod person;
+pub(crate) mod ports;
+pub(crate) mod redis;
+pub(crate) mod tls;
+pub(crate) mod token;
+pub(crate) mod upstream;
+pub(crate) mod wait;
+
+pub(crate) use client::{Connection, Request, Response, delete, get, post, request};
+pub(crate) use config::{Config, Sessions};
+pub(crate) use folder::Folder;
+pub(crate) use gateway::Gateway;
+pub(crate) use http_server::{Received, Reply};
+pub(crate) use issuer::Issuer;
+pub(crate) use keys::Key;
+pub(crate) use token::Token;
+pub(crate) use upstream::Upstream;
+pub(crate) use wait::{eventually, wait_for};

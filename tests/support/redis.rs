@@ -1,0 +1,132 @@
+//! A real `redis-server` on a free port, which can be killed, paused, and started again on its data.
+
+use super::folder::Folder;
+use super::ports::free_port;
+use super::wait::eventually;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+/// The server.
+pub(crate) struct Redis {
+    port: u16,
+    folder: Folder,
+    child: Option<Child>,
+}
+
+impl Redis {
+    pub(crate) fn start() -> Self {
+        for _ in 0..5 {
+            let mut redis = Self { port: free_port(), folder: Folder::new(), child: None };
+            if redis.launch() {
+                return redis;
+            }
+        }
+        panic!("redis-server did not start on any of five ports");
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}/0", self.port)
+    }
+
+    /// `kill -9`.
+    pub(crate) fn stop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Starts again on the same port with the same data.
+    pub(crate) fn start_again(&mut self) {
+        assert!(self.launch(), "redis-server did not start again on port {}", self.port);
+    }
+
+    /// Stops it from answering, without closing a connection.
+    pub(crate) fn pause(&self) {
+        self.signal("-STOP");
+    }
+
+    pub(crate) fn resume(&self) {
+        self.signal("-CONT");
+    }
+
+    /// Runs a command; the reply as flat text, one line per element.
+    pub(crate) fn command(&self, words: &[&str]) -> io::Result<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
+        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+        let mut out = format!("*{}\r\n", words.len());
+        for word in words {
+            out.push_str(&format!("${}\r\n{word}\r\n", word.len()));
+        }
+        stream.write_all(out.as_bytes())?;
+        read_reply(&mut BufReader::new(stream))
+    }
+
+    /// How many script calls it has served so far.
+    pub(crate) fn script_calls(&self) -> u64 {
+        let info = self.command(&["INFO", "commandstats"]).expect("INFO");
+        let calls = |name: &str| {
+            let start = format!("cmdstat_{name}:calls=");
+            let line = info.lines().find_map(|line| line.trim().strip_prefix(&start));
+            line.and_then(|line| line.split(',').next()?.parse::<u64>().ok()).unwrap_or(0)
+        };
+        calls("evalsha") + calls("eval") + calls("fcall")
+    }
+
+    fn launch(&mut self) -> bool {
+        let child = Command::new("redis-server")
+            .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "yes", "--appendfsync", "always"])
+            .args(["--port", &self.port.to_string()])
+            .arg("--dir")
+            .arg(self.folder.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        let child = match child {
+            Ok(child) => child,
+            Err(why) if why.kind() == io::ErrorKind::NotFound => {
+                panic!("redis-server is missing: apt-get install redis-server")
+            }
+            Err(why) => panic!("redis-server: {why}"),
+        };
+        self.child = Some(child);
+        eventually(Duration::from_secs(5), || self.command(&["PING"]).is_ok_and(|reply| reply == "PONG"))
+    }
+
+    fn signal(&self, signal: &str) {
+        let id = self.child.as_ref().expect("a running redis-server").id().to_string();
+        let done = Command::new("kill").args([signal, &id]).status().expect("the kill program");
+        assert!(done.success(), "kill {signal} {id}");
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn read_reply(reader: &mut impl BufRead) -> io::Result<String> {
+    let mut line = String::new();
+    reader.read_line(&mut line)?;
+    let line = line.trim_end();
+    let (kind, rest) = line.split_at_checked(1).ok_or(io::ErrorKind::UnexpectedEof)?;
+    match kind {
+        "$" => {
+            let Ok(length) = rest.parse::<usize>() else { return Ok(String::new()) };
+            let mut text = vec![0; length + 2];
+            reader.read_exact(&mut text)?;
+            text.truncate(length);
+            Ok(String::from_utf8_lossy(&text).into_owned())
+        }
+        "*" => {
+            let count = rest.parse().unwrap_or(0);
+            let parts: io::Result<Vec<_>> = (0..count).map(|_| read_reply(reader)).collect();
+            Ok(parts?.join("\n"))
+        }
+        "-" => Err(io::Error::other(rest.to_owned())),
+        _ => Ok(rest.to_owned()),
+    }
+}
