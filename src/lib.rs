@@ -7,6 +7,7 @@
 pub mod access_log;
 pub mod clock;
 pub mod directory;
+pub mod endpoints;
 pub mod gateway;
 pub mod json;
 pub mod key_set;
