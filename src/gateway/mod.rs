@@ -1,3 +1,5 @@
 //! The proxy itself: the phases of a request, and what they need.
 
+pub mod path;
+pub mod route;
 pub mod settings;
