@@ -4,6 +4,7 @@ use super::id::SessionRef;
 use super::refresh_token::Presented;
 use super::store::EndReason;
 use crate::clock::Timestamp;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// How far ahead of the store a token may be and still be explained by writes the store lost.
@@ -135,29 +136,38 @@ impl RotationPolicy {
 }
 
 /// Where a session's family of refresh tokens stands. Its size does not grow with its rotations.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Family {
     /// SHA-256 of the secret that all its tokens carry.
     pub secret_hash: [u8; 32],
+    /// When the user logged in.
+    #[serde(with = "millis")]
+    pub created: Timestamp,
     /// The current generation.
     pub generation: u32,
     /// When the current generation was made.
+    #[serde(with = "millis")]
     pub rotated: Timestamp,
     /// When the current generation was made or, if later, recovered: grace and coalescing count from here.
+    #[serde(with = "millis")]
     pub handed: Timestamp,
     /// An access token of the current generation was seen in use, so its tokens have arrived.
     pub confirmed: bool,
     /// Recoveries since `recoveries_since`.
     pub recoveries: u8,
     /// Start of the present [`RECOVERY_PERIOD`].
+    #[serde(with = "millis")]
     pub recoveries_since: Timestamp,
     /// The user's epoch at login.
     pub epoch: u32,
     /// Last login or refresh.
+    #[serde(with = "millis")]
     pub last_seen: Timestamp,
     /// The session ends here unless it is refreshed before.
+    #[serde(with = "millis")]
     pub idle_expiry: Timestamp,
     /// The session ends here at the latest.
+    #[serde(with = "millis")]
     pub absolute_expiry: Timestamp,
     /// Why it was ended, if it was.
     pub ended: Option<EndReason>,
@@ -202,6 +212,7 @@ impl Family {
     ) -> Self {
         Self {
             secret_hash,
+            created: now,
             generation: 0,
             rotated: now,
             handed: now,
@@ -272,6 +283,21 @@ impl Family {
             (self.recoveries.saturating_add(1), self.recoveries_since)
         };
         Self { recoveries, recoveries_since, handed: now, ..self.seen(now, policy) }
+    }
+}
+
+/// The stored form of a [`Timestamp`].
+mod millis {
+    use super::Timestamp;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+    pub(super) fn serialize<S: Serializer>(at: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_u64(at.as_millis())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Timestamp, D::Error> {
+        u64::deserialize(from).map(Timestamp::from_millis)
     }
 }
 

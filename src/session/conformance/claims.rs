@@ -1,0 +1,285 @@
+//! Claims about one operation after another.
+
+use super::{
+    Rig, access_token, feed, listed, login, new_session, open, read_on, revocation_end, rotate, user,
+};
+use crate::clock::Clock as _;
+use crate::session::family::{OnReuse, Outcome, RotationPolicy};
+use crate::session::store::{Cursor, Delivery, EndReason, NewSession, Revocation, SessionRecord, StoreError};
+use std::time::Duration;
+
+fn policy() -> RotationPolicy {
+    RotationPolicy::default()
+}
+
+pub(in crate::session) async fn a_login_opens_generation_zero_and_keeps_what_it_was_given<R: Rig>() {
+    let rig = R::start(policy()).await;
+    let serde_json::Value::Object(claims) = serde_json::json!({
+        "email": "ä@example.com", "roles": ["clerk"], "nested": {"deep": [1, null, 2.5, {}]}, "empty": [],
+    }) else {
+        unreachable!()
+    };
+    let new = NewSession {
+        claims,
+        subject: "user \"1\"\n\u{0}\u{1F600}".to_owned(),
+        delivery: Delivery::Body,
+        device: Some("Browser".to_owned()),
+        address: Some("192.0.2.1".to_owned()),
+        ..new_session(&rig, user())
+    };
+    let now = rig.clock().now();
+    let expected = SessionRecord {
+        id: new.id,
+        user: new.user,
+        subject: new.subject.clone(),
+        claims: new.claims.clone(),
+        delivery: new.delivery,
+        created: now,
+        last_seen: now,
+        absolute_expiry: new.absolute_expiry,
+        idle_expiry: now.plus(policy().idle),
+        generation: 0,
+        epoch: 0,
+        device: new.device.clone(),
+        address: new.address.clone(),
+    };
+    let opened = open(&rig, &new).await;
+    assert_eq!(opened.session, expected);
+    assert_eq!(opened.evicted, []);
+    assert_eq!(rig.store().list(new.user).await.unwrap(), std::slice::from_ref(&expected));
+
+    rig.clock().advance(Duration::from_secs(5));
+    let (outcome, session) = rotate(&rig, &new, 0).await;
+    assert_eq!(outcome, Outcome::Rotated);
+    let seen = rig.clock().now();
+    let idle_expiry = seen.plus(policy().idle);
+    assert_eq!(session.unwrap(), SessionRecord { generation: 1, last_seen: seen, idle_expiry, ..expected });
+}
+
+pub(in crate::session) async fn a_repeated_login_answers_like_the_first<R: Rig>() {
+    let rig = R::start(policy()).await;
+    let new = new_session(&rig, user());
+    let first = open(&rig, &new).await;
+    assert_eq!(open(&rig, &new).await, first);
+    assert_eq!(listed(&rig, new.user).await, [new.id]);
+}
+
+pub(in crate::session) async fn a_taken_identifier_is_refused<R: Rig>() {
+    let rig = R::start(policy()).await;
+    let new = login(&rig, user()).await;
+    let intruder = NewSession { secret_hash: [0; 32], ..new.clone() };
+    assert!(matches!(rig.store().open(intruder).await, Err(StoreError::Corrupt(_))));
+    assert_eq!(rotate(&rig, &new, 0).await.0, Outcome::Rotated);
+}
+
+pub(in crate::session) async fn a_session_of_another_user_is_unknown<R: Rig>() {
+    let rig = R::start(policy()).await;
+    let new = login(&rig, user()).await;
+    let stranger = NewSession { user: user(), ..new };
+    assert_eq!(rotate(&rig, &stranger, 0).await.0, Outcome::Unknown);
+}
+
+pub(in crate::session) async fn an_ended_session_is_revoked_until_it_would_have_expired<R: Rig>() {
+    let rig = R::start(policy()).await;
+    let new = login(&rig, user()).await;
+    assert!(rig.store().end(new.user, new.id, EndReason::Logout).await.unwrap());
+    let until = revocation_end(&rig);
+    assert_eq!(feed(&rig).await, [Revocation::Session { session: new.id, until }]);
+    rig.clock().advance(policy().idle.saturating_sub(Duration::from_secs(1)));
+    // Other sessions come and go; the tombstone stays.
+    for _ in 0..20 {
+        login(&rig, new.user).await;
+    }
+    assert_eq!(rotate(&rig, &new, 0).await.0, Outcome::Revoked);
+}
+
+pub(in crate::session) async fn a_session_is_ended_only_by_its_user_and_only_once<R: Rig>() {
+    let rig = R::start(policy()).await;
+    let new = login(&rig, user()).await;
+    assert!(!rig.store().end(user(), new.id, EndReason::Removed).await.unwrap());
+    assert_eq!(feed(&rig).await, []);
+    assert!(rig.store().end(new.user, new.id, EndReason::Removed).await.unwrap());
+    assert!(!rig.store().end(new.user, new.id, EndReason::Removed).await.unwrap());
+    assert_eq!(feed(&rig).await.len(), 1);
+    assert_eq!(listed(&rig, new.user).await, []);
+}
+
+pub(in crate::session) async fn logout_all_ends_what_there_is_and_nothing_later<R: Rig>() {
+    let rig = R::start(policy()).await;
+    let (alice, bob) = (user(), login(&rig, user()).await);
+    let (first, second) = (login(&rig, alice).await, login(&rig, alice).await);
+    rig.store().end(alice, login(&rig, alice).await.id, EndReason::Logout).await.unwrap();
+
+    let ended = rig.store().end_all(alice).await.unwrap();
+    assert_eq!(ended.ended, 2);
+    assert!(ended.epoch > 0);
+    let (user, until) = (alice, revocation_end(&rig));
+    assert!(feed(&rig).await.contains(&Revocation::User { user, epoch: ended.epoch, until }));
+    for old in [&first, &second] {
+        assert_eq!(rotate(&rig, old, 0).await.0, Outcome::Revoked);
+        assert!(!rig.store().end(alice, old.id, EndReason::Logout).await.unwrap());
+    }
+    assert_eq!(listed(&rig, alice).await, []);
+    assert_eq!(rotate(&rig, &bob, 0).await.0, Outcome::Rotated);
+
+    // A login within the same moment belongs to the new epoch.
+    let new = new_session(&rig, alice);
+    assert_eq!(open(&rig, &new).await.session.epoch, ended.epoch);
+    assert_eq!(rotate(&rig, &new, 0).await.0, Outcome::Rotated);
+    let again = rig.store().end_all(alice).await.unwrap();
+    assert_eq!(again.ended, 1);
+    assert!(again.epoch > ended.epoch);
+    assert_eq!(rotate(&rig, &new, 1).await.0, Outcome::Revoked);
+}
+
+pub(in crate::session) async fn a_replay_ends_the_session_in_the_same_step<R: Rig>() {
+    let rig = R::start(policy()).await;
+    let (new, other) = (login(&rig, user()).await, login(&rig, user()).await);
+    for generation in 0..3 {
+        assert_eq!(rotate(&rig, &new, generation).await.0, Outcome::Rotated);
+        rig.clock().advance(Duration::from_secs(60));
+    }
+    assert_eq!(rotate(&rig, &new, 0).await.0, Outcome::Reused);
+    let until = revocation_end(&rig);
+    assert_eq!(feed(&rig).await, [Revocation::Session { session: new.id, until }]);
+    assert_eq!(rotate(&rig, &new, 3).await.0, Outcome::Revoked);
+    assert_eq!(rotate(&rig, &new, 0).await.0, Outcome::Revoked);
+    assert_eq!(listed(&rig, new.user).await, []);
+    assert_eq!(rotate(&rig, &other, 0).await.0, Outcome::Rotated);
+}
+
+pub(in crate::session) async fn a_replay_ends_all_sessions_of_the_user_if_so_ruled<R: Rig>() {
+    let rig = R::start(RotationPolicy { on_reuse: OnReuse::User, ..policy() }.strict()).await;
+    let alice = user();
+    let (new, other) = (login(&rig, alice).await, login(&rig, alice).await);
+    assert_eq!(rotate(&rig, &new, 0).await.0, Outcome::Rotated);
+    assert_eq!(rotate(&rig, &new, 0).await.0, Outcome::Reused);
+    assert_eq!(rotate(&rig, &other, 0).await.0, Outcome::Revoked);
+    assert_eq!(listed(&rig, alice).await, []);
+    assert!(feed(&rig).await.iter().any(|revocation| matches!(revocation,
+        Revocation::User { user, epoch, .. } if *user == alice && *epoch > 0)));
+    let later = login(&rig, alice).await;
+    assert_eq!(rotate(&rig, &later, 0).await.0, Outcome::Rotated);
+}
+
+pub(in crate::session) async fn a_wrong_secret_changes_nothing<R: Rig>() {
+    let rig = R::start(policy()).await;
+    let new = login(&rig, user()).await;
+    let wrong = NewSession { secret_hash: [1; 32], ..new.clone() };
+    for generation in [0, 1, 7] {
+        assert_eq!(rotate(&rig, &wrong, generation).await.0, Outcome::Mismatch);
+    }
+    assert_eq!(rotate(&rig, &new, 0).await.0, Outcome::Rotated);
+}
+
+pub(in crate::session) async fn the_longest_idle_session_makes_room<R: Rig>() {
+    let rig = R::start(RotationPolicy { max_per_user: 3, ..policy() }).await;
+    let alice = user();
+    let mut sessions = Vec::new();
+    for _ in 0..3 {
+        sessions.push(login(&rig, alice).await);
+        rig.clock().advance(Duration::from_secs(1));
+    }
+    rotate(&rig, &sessions[0], 0).await;
+    let fourth = new_session(&rig, alice);
+    assert_eq!(open(&rig, &fourth).await.evicted, [sessions[1].id]);
+    let until = revocation_end(&rig);
+    assert_eq!(feed(&rig).await, [Revocation::Session { session: sessions[1].id, until }]);
+    assert_eq!(rotate(&rig, &sessions[1], 0).await.0, Outcome::Revoked);
+    // The room of a session that expired or was ended is free.
+    rig.store().end(alice, fourth.id, EndReason::Logout).await.unwrap();
+    assert_eq!(open(&rig, &new_session(&rig, alice)).await.evicted, []);
+    rig.clock().advance(policy().idle);
+    assert_eq!(open(&rig, &new_session(&rig, alice)).await.evicted, []);
+}
+
+pub(in crate::session) async fn the_list_shows_living_sessions_latest_seen_first<R: Rig>() {
+    let rig = R::start(policy()).await;
+    let alice = user();
+    let mut sessions = Vec::new();
+    for _ in 0..4 {
+        sessions.push(login(&rig, alice).await);
+        rig.clock().advance(Duration::from_secs(1));
+    }
+    login(&rig, user()).await;
+    rotate(&rig, &sessions[0], 0).await;
+    rig.store().end(alice, sessions[2].id, EndReason::Removed).await.unwrap();
+    assert_eq!(listed(&rig, alice).await, [sessions[0].id, sessions[3].id, sessions[1].id]);
+    rig.clock().advance(policy().idle.saturating_sub(Duration::from_secs(2)));
+    assert_eq!(listed(&rig, alice).await, [sessions[0].id, sessions[3].id]);
+    assert_eq!(listed(&rig, user()).await, []);
+}
+
+pub(in crate::session) async fn a_used_generation_closes_recovery<R: Rig>() {
+    let rig = R::start(policy()).await;
+    let (used, unused) = (login(&rig, user()).await, login(&rig, user()).await);
+    rotate(&rig, &used, 0).await;
+    rotate(&rig, &unused, 0).await;
+    let stranger = new_session(&rig, user());
+    let seen = [
+        access_token(&unused, 0),
+        access_token(&stranger, 0),
+        access_token(&used, 1),
+        access_token(&unused, 2),
+        access_token(&NewSession { user: stranger.user, ..unused.clone() }, 1),
+    ];
+    rig.store().confirm(&seen).await.unwrap();
+    rig.store().confirm(&[]).await.unwrap();
+    rig.clock().advance(Duration::from_secs(31));
+    assert_eq!(rotate(&rig, &unused, 0).await.0, Outcome::Recovered);
+    assert_eq!(rotate(&rig, &used, 0).await.0, Outcome::Reused);
+    assert_eq!(rotate(&rig, &stranger, 0).await.0, Outcome::Unknown);
+}
+
+pub(in crate::session) async fn a_store_behind_the_token_catches_up<R: Rig>() {
+    let rig = R::start(policy()).await;
+    let new = login(&rig, user()).await;
+    assert_eq!(rotate(&rig, &new, 4).await.0, Outcome::Ahead);
+    assert_eq!(rotate(&rig, &new, u32::MAX).await.0, Outcome::Ahead);
+    let (outcome, session) = rotate(&rig, &new, 3).await;
+    assert_eq!((outcome, session.unwrap().generation), (Outcome::Healed, 4));
+}
+
+pub(in crate::session) async fn an_idle_session_expires<R: Rig>() {
+    let rig = R::start(policy()).await;
+    let new = login(&rig, user()).await;
+    rig.clock().advance(policy().idle);
+    assert_eq!(rotate(&rig, &new, 0).await.0, Outcome::Expired);
+    assert!(!rig.store().end(new.user, new.id, EndReason::Logout).await.unwrap());
+    assert_eq!(listed(&rig, new.user).await, []);
+}
+
+pub(in crate::session) async fn the_feed_goes_on_where_it_was_left<R: Rig>() {
+    let rig = R::start(policy()).await;
+    let mut cursor = Cursor::default();
+    assert_eq!(read_on(&rig, &mut cursor).await, []);
+    let mut ended = Vec::new();
+    for round in 0..40 {
+        let new = login(&rig, user()).await;
+        rig.store().end(new.user, new.id, EndReason::Logout).await.unwrap();
+        let expected = Revocation::Session { session: new.id, until: revocation_end(&rig) };
+        assert_eq!(read_on(&rig, &mut cursor).await, [expected], "round {round}");
+        ended.push(expected);
+    }
+    let mut all = feed(&rig).await;
+    assert_eq!(all.len(), ended.len());
+    all.retain(|revocation| !ended.contains(revocation));
+    assert_eq!(all, []);
+    // A place that no store ever gave is the beginning.
+    let mut nonsense = Cursor("nonsense,1-,\u{1F600}".to_owned());
+    assert_eq!(read_on(&rig, &mut nonsense).await.len(), ended.len());
+}
+
+pub(in crate::session) async fn a_damaged_session_is_an_error<R: Rig>() {
+    let rig = R::start(policy()).await;
+    let (new, other) = (login(&rig, user()).await, login(&rig, user()).await);
+    rig.damage(new.user, new.id).await;
+    let presented = super::token(&new, 0);
+    assert!(matches!(rig.store().rotate(&presented).await, Err(StoreError::Corrupt(_))));
+    assert!(matches!(rig.store().list(new.user).await, Err(StoreError::Corrupt(_))));
+    assert_eq!(rotate(&rig, &other, 0).await.0, Outcome::Rotated);
+}
+
+pub(in crate::session) async fn it_answers_a_ping<R: Rig>() {
+    R::start(policy()).await.store().ping().await.unwrap();
+}

@@ -1,0 +1,371 @@
+//! The embedded store's tables, and every transition as one step on them.
+
+use crate::clock::Timestamp;
+use crate::session::family::{self, Family, LINGER, Outcome, RotationPolicy, UserState};
+use crate::session::id::{SessionId, SessionRef, UserKey};
+use crate::session::record::Details;
+use crate::session::refresh_token::Presented;
+use crate::session::store::{
+    Cursor, EndReason, EndedAll, NewSession, Opened, Revocation, Rotation, SessionRecord, StoreError,
+};
+use redb::{ReadableTable, Table, TableDefinition, WriteTransaction};
+use serde::{Deserialize, Serialize};
+
+/// User key (12 bytes) and session id (16): all of one user's sessions lie side by side.
+type SessionKey = [u8; 28];
+
+pub(super) const SESSIONS: TableDefinition<'_, SessionKey, &[u8]> = TableDefinition::new("sessions");
+pub(super) const USERS: TableDefinition<'_, [u8; 12], &[u8]> = TableDefinition::new("users");
+pub(super) const REVOCATIONS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("revocations");
+pub(super) const NUMBERS: TableDefinition<'_, &str, u64> = TableDefinition::new("numbers");
+
+/// In [`NUMBERS`]: the layout of everything else.
+pub(super) const FORMAT: &str = "format";
+/// In [`NUMBERS`]: the key of the last revocation; never goes back, so that a cursor stays good.
+const LAST_REVOCATION: &str = "last_revocation";
+
+/// Entries of each table looked at for expiry per commit.
+const SWEPT: usize = 16;
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct StoredSession {
+    family: Family,
+    details: Details,
+}
+
+impl StoredSession {
+    fn record(self, id: SessionId, user: UserKey) -> SessionRecord {
+        self.details.with(id, user, &self.family)
+    }
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct StoredUser {
+    epoch: u32,
+    /// In milliseconds: no session of an earlier epoch outlives this.
+    keep_until: u64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum StoredRevocation {
+    Session { session: [u8; 16], until: u64 },
+    User { user: [u8; 12], epoch: u32, until: u64 },
+}
+
+/// Where the sweep goes on at the next commit.
+#[derive(Debug, Default)]
+pub(super) struct Sweep {
+    session: Option<SessionKey>,
+    user: Option<[u8; 12]>,
+}
+
+/// The tables, open for writing.
+pub(super) struct Tables<'txn> {
+    sessions: Table<'txn, SessionKey, &'static [u8]>,
+    users: Table<'txn, [u8; 12], &'static [u8]>,
+    revocations: Table<'txn, u64, &'static [u8]>,
+    numbers: Table<'txn, &'static str, u64>,
+    policy: RotationPolicy,
+    /// Whether there is anything to commit.
+    pub(super) changed: bool,
+}
+
+impl<'txn> Tables<'txn> {
+    pub(super) fn open(txn: &'txn WriteTransaction, policy: RotationPolicy) -> Result<Self, StoreError> {
+        Ok(Self {
+            sessions: txn.open_table(SESSIONS).map_err(unavailable)?,
+            users: txn.open_table(USERS).map_err(unavailable)?,
+            revocations: txn.open_table(REVOCATIONS).map_err(unavailable)?,
+            numbers: txn.open_table(NUMBERS).map_err(unavailable)?,
+            policy,
+            changed: false,
+        })
+    }
+
+    pub(super) fn open_session(&mut self, new: NewSession, now: Timestamp) -> Result<Opened, StoreError> {
+        let (user, id) = (new.user, new.id);
+        let state = user_state(&self.users, user)?;
+        let sessions = sessions_of(&self.sessions, user)?;
+        // Repeated after an answer that got lost.
+        if let Some((_, stored)) = sessions.iter().find(|(other, _)| *other == id) {
+            return if stored.family.secret_hash == new.secret_hash {
+                Ok(Opened { session: stored.clone().record(id, user), evicted: Vec::new() })
+            } else {
+                Err(StoreError::Corrupt("the identifier of a new session is taken".to_owned()))
+            };
+        }
+        let mut alive: Vec<_> =
+            sessions.into_iter().filter(|(_, stored)| stored.family.is_alive(state, now)).collect();
+        alive.sort_by_key(|(id, stored)| (stored.family.last_seen, *id));
+        let room = usize::try_from(self.policy.max_per_user.max(1) - 1).unwrap_or(usize::MAX);
+        let excess = alive.len().saturating_sub(room);
+        let mut evicted = Vec::with_capacity(excess);
+        for (id, stored) in alive.into_iter().take(excess) {
+            self.end_stored(user, id, stored, EndReason::Evicted, now)?;
+            evicted.push(id);
+        }
+
+        let family = Family::open(new.secret_hash, state, new.absolute_expiry, now, &self.policy);
+        let stored = StoredSession { family, details: new.into() };
+        self.put_session(user, id, &stored)?;
+        Ok(Opened { session: stored.record(id, user), evicted })
+    }
+
+    pub(super) fn rotate(&mut self, presented: &Presented, now: Timestamp) -> Result<Rotation, StoreError> {
+        let Presented { user, session, .. } = *presented;
+        let state = user_state(&self.users, user)?;
+        let stored = session_of(&self.sessions, user, session)?;
+        let family = stored.as_ref().map(|stored| &stored.family);
+        let step = family::rotate(family, state, presented, now, &self.policy);
+
+        if let Some(state) = step.user {
+            self.raise(user, state, now)?;
+        }
+        let (Some(stored), Some(family)) = (stored, step.family) else {
+            return Ok(Rotation { outcome: step.outcome, session: None });
+        };
+        let stored = StoredSession { family, ..stored };
+        self.put_session(user, session, &stored)?;
+        if step.outcome == Outcome::Reused {
+            self.revoke_session(session, now)?;
+        }
+        let session = step.outcome.grants().then(|| stored.record(session, user));
+        Ok(Rotation { outcome: step.outcome, session })
+    }
+
+    pub(super) fn end(
+        &mut self,
+        user: UserKey,
+        session: SessionId,
+        why: EndReason,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let state = user_state(&self.users, user)?;
+        match session_of(&self.sessions, user, session)? {
+            Some(stored) if stored.family.is_alive(state, now) => {
+                self.end_stored(user, session, stored, why, now)?;
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    pub(super) fn end_all(&mut self, user: UserKey, now: Timestamp) -> Result<EndedAll, StoreError> {
+        let state = user_state(&self.users, user)?;
+        let sessions = sessions_of(&self.sessions, user)?;
+        let alive = sessions.iter().filter(|(_, stored)| stored.family.is_alive(state, now)).count();
+        let raised = state.raised(now);
+        self.raise(user, raised, now)?;
+        Ok(EndedAll { ended: u32::try_from(alive).unwrap_or(u32::MAX), epoch: raised.epoch })
+    }
+
+    pub(super) fn confirm(&mut self, seen: &[SessionRef]) -> Result<(), StoreError> {
+        for seen in seen {
+            let Some(stored) = session_of(&self.sessions, seen.user, seen.session)? else { continue };
+            let Some(family) = stored.family.confirmed_by(seen) else { continue };
+            self.put_session(seen.user, seen.session, &StoredSession { family, ..stored })?;
+        }
+        Ok(())
+    }
+
+    /// Removes a bounded number of entries that nobody can need any more.
+    pub(super) fn sweep(&mut self, sweep: &mut Sweep, now: Timestamp) -> Result<(), StoreError> {
+        let gone = |until: Timestamp| now > until.plus(LINGER);
+        let mut dead = Vec::new();
+
+        let from = sweep.session.take().unwrap_or([0; 28]);
+        for entry in self.sessions.range(from..).map_err(unavailable)?.take(SWEPT) {
+            let (key, value) = entry.map_err(unavailable)?;
+            sweep.session = Some(key.value());
+            if decode::<StoredSession>(value.value()).is_ok_and(|stored| gone(stored.family.idle_expiry)) {
+                dead.push(key.value());
+            }
+        }
+        // Came to the end: begin again, next time.
+        sweep.session = sweep.session.filter(|last| *last != from);
+        for key in dead {
+            self.sessions.remove(key).map_err(unavailable)?;
+        }
+
+        let mut dead = Vec::new();
+        let from = sweep.user.take().unwrap_or([0; 12]);
+        for entry in self.users.range(from..).map_err(unavailable)?.take(SWEPT) {
+            let (key, value) = entry.map_err(unavailable)?;
+            sweep.user = Some(key.value());
+            let until = |user: StoredUser| Timestamp::from_millis(user.keep_until);
+            if decode(value.value()).is_ok_and(|user| gone(until(user))) {
+                dead.push(key.value());
+            }
+        }
+        sweep.user = sweep.user.filter(|last| *last != from);
+        for key in dead {
+            self.users.remove(key).map_err(unavailable)?;
+        }
+
+        let mut dead = Vec::new();
+        for entry in self.revocations.iter().map_err(unavailable)?.take(SWEPT) {
+            let (key, value) = entry.map_err(unavailable)?;
+            if !decode(value.value()).is_ok_and(|revocation| gone(revocation_of(&revocation).1)) {
+                break;
+            }
+            dead.push(key.value());
+        }
+        for key in dead {
+            self.revocations.remove(key).map_err(unavailable)?;
+        }
+        Ok(())
+    }
+
+    fn end_stored(
+        &mut self,
+        user: UserKey,
+        session: SessionId,
+        stored: StoredSession,
+        why: EndReason,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let family = Family { ended: Some(why), ..stored.family };
+        self.put_session(user, session, &StoredSession { family, ..stored })?;
+        self.revoke_session(session, now)
+    }
+
+    fn put_session(
+        &mut self,
+        user: UserKey,
+        session: SessionId,
+        stored: &StoredSession,
+    ) -> Result<(), StoreError> {
+        let value = encode(stored)?;
+        self.sessions.insert(session_key(user, session), value.as_slice()).map_err(unavailable)?;
+        self.changed = true;
+        Ok(())
+    }
+
+    fn raise(&mut self, user: UserKey, to: UserState, now: Timestamp) -> Result<(), StoreError> {
+        let until = now.plus(self.policy.revocation_lifetime());
+        let sessions = sessions_of(&self.sessions, user)?;
+        let last = sessions.iter().map(|(_, stored)| stored.family.absolute_expiry);
+        let keep_until = last.fold(until.plus(self.policy.absolute), Ord::max).as_millis();
+        let value = encode(&StoredUser { epoch: to.epoch, keep_until })?;
+        self.users.insert(*user.as_bytes(), value.as_slice()).map_err(unavailable)?;
+        let (user, until) = (*user.as_bytes(), until.as_millis());
+        self.append(&StoredRevocation::User { user, epoch: to.epoch, until })
+    }
+
+    fn revoke_session(&mut self, session: SessionId, now: Timestamp) -> Result<(), StoreError> {
+        let until = now.plus(self.policy.revocation_lifetime()).as_millis();
+        self.append(&StoredRevocation::Session { session: *session.as_bytes(), until })
+    }
+
+    fn append(&mut self, revocation: &StoredRevocation) -> Result<(), StoreError> {
+        let value = encode(revocation)?;
+        let last = self.numbers.get(LAST_REVOCATION).map_err(unavailable)?.map_or(0, |last| last.value());
+        let next = last.saturating_add(1);
+        self.numbers.insert(LAST_REVOCATION, next).map_err(unavailable)?;
+        self.revocations.insert(next, value.as_slice()).map_err(unavailable)?;
+        self.changed = true;
+        Ok(())
+    }
+}
+
+/// The living sessions of `user`, latest seen first.
+pub(super) fn list(
+    sessions: &impl ReadableTable<SessionKey, &'static [u8]>,
+    users: &impl ReadableTable<[u8; 12], &'static [u8]>,
+    user: UserKey,
+    now: Timestamp,
+) -> Result<Vec<SessionRecord>, StoreError> {
+    let state = user_state(users, user)?;
+    let mut alive: Vec<_> = sessions_of(sessions, user)?
+        .into_iter()
+        .filter(|(_, stored)| stored.family.is_alive(state, now))
+        .map(|(id, stored)| stored.record(id, user))
+        .collect();
+    alive.sort_by_key(|session| (std::cmp::Reverse(session.last_seen), session.id));
+    Ok(alive)
+}
+
+/// The revocations after `cursor`, and the cursor after them.
+pub(super) fn revocations(
+    table: &impl ReadableTable<u64, &'static [u8]>,
+    cursor: &Cursor,
+) -> Result<(Vec<Revocation>, Cursor), StoreError> {
+    let mut last: u64 = cursor.0.parse().unwrap_or(0);
+    let mut found = Vec::new();
+    for entry in table.range(last.saturating_add(1)..).map_err(unavailable)? {
+        let (key, value) = entry.map_err(unavailable)?;
+        found.push(revocation_of(&decode(value.value())?).0);
+        last = key.value();
+    }
+    Ok((found, Cursor(last.to_string())))
+}
+
+fn revocation_of(stored: &StoredRevocation) -> (Revocation, Timestamp) {
+    match *stored {
+        StoredRevocation::Session { session, until } => {
+            let until = Timestamp::from_millis(until);
+            (Revocation::Session { session: SessionId::from_bytes(session), until }, until)
+        }
+        StoredRevocation::User { user, epoch, until } => {
+            let until = Timestamp::from_millis(until);
+            (Revocation::User { user: UserKey::from_bytes(user), epoch, until }, until)
+        }
+    }
+}
+
+fn user_state(
+    users: &impl ReadableTable<[u8; 12], &'static [u8]>,
+    user: UserKey,
+) -> Result<UserState, StoreError> {
+    let Some(value) = users.get(*user.as_bytes()).map_err(unavailable)? else {
+        return Ok(UserState::default());
+    };
+    let stored: StoredUser = decode(value.value())?;
+    Ok(UserState { epoch: stored.epoch })
+}
+
+fn session_of(
+    sessions: &impl ReadableTable<SessionKey, &'static [u8]>,
+    user: UserKey,
+    session: SessionId,
+) -> Result<Option<StoredSession>, StoreError> {
+    let value = sessions.get(session_key(user, session)).map_err(unavailable)?;
+    value.map(|value| decode(value.value())).transpose()
+}
+
+fn sessions_of(
+    sessions: &impl ReadableTable<SessionKey, &'static [u8]>,
+    user: UserKey,
+) -> Result<Vec<(SessionId, StoredSession)>, StoreError> {
+    let first = session_key(user, SessionId::from_bytes([0; 16]));
+    let last = session_key(user, SessionId::from_bytes([u8::MAX; 16]));
+    let mut found = Vec::new();
+    for entry in sessions.range(first..=last).map_err(unavailable)? {
+        let (key, value) = entry.map_err(unavailable)?;
+        let Some(id) = key.value().last_chunk().copied() else { continue };
+        found.push((SessionId::from_bytes(id), decode(value.value())?));
+    }
+    Ok(found)
+}
+
+pub(super) fn session_key(user: UserKey, session: SessionId) -> SessionKey {
+    let mut key = [0; 28];
+    let parts = user.as_bytes().iter().chain(session.as_bytes());
+    for (to, from) in key.iter_mut().zip(parts) {
+        *to = *from;
+    }
+    key
+}
+
+fn encode(value: &impl Serialize) -> Result<Vec<u8>, StoreError> {
+    serde_json::to_vec(value).map_err(|error| StoreError::Corrupt(error.to_string()))
+}
+
+fn decode<T: for<'de> Deserialize<'de>>(value: &[u8]) -> Result<T, StoreError> {
+    serde_json::from_slice(value).map_err(|error| StoreError::Corrupt(error.to_string()))
+}
+
+pub(super) fn unavailable(error: impl std::fmt::Display) -> StoreError {
+    StoreError::Unavailable(error.to_string())
+}

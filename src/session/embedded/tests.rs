@@ -1,0 +1,271 @@
+//! The embedded store against the common claims, and what only a file can get wrong.
+
+use super::{EmbeddedStore, OpenError, tables};
+use crate::clock::{Clock, ManualClock, random_bytes};
+use crate::session::conformance::{self, Rig, every_store_must};
+use crate::session::family::{LINGER, Outcome, RotationPolicy};
+use crate::session::id::{SessionId, UserKey};
+use crate::session::refresh_token::Presented;
+use crate::session::store::{Cursor, Delivery, EndReason, NewSession, SessionStore};
+use async_trait::async_trait;
+use redb::{Database, ReadableDatabase as _, ReadableTableMetadata as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A folder of its own for each test, removed with it.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Self {
+        let name = SessionId::from_bytes(random_bytes().unwrap());
+        Self(std::env::temp_dir().join(format!("portcullis-sessions-{name}")))
+    }
+
+    fn file(&self) -> PathBuf {
+        self.0.join("data/sessions.redb")
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        drop(std::fs::remove_dir_all(&self.0));
+    }
+}
+
+struct Embedded {
+    store: Arc<dyn SessionStore>,
+    inner: Arc<EmbeddedStore>,
+    clock: Arc<ManualClock>,
+    _folder: Folder,
+}
+
+#[async_trait]
+impl Rig for Embedded {
+    async fn start(policy: RotationPolicy) -> Self {
+        let folder = Folder::new();
+        let clock = conformance::clock();
+        let inner = Arc::new(EmbeddedStore::open(&folder.file(), policy, clock.clone()).unwrap());
+        Self { store: inner.clone(), inner, clock, _folder: folder }
+    }
+
+    fn store(&self) -> &Arc<dyn SessionStore> {
+        &self.store
+    }
+
+    fn clock(&self) -> &ManualClock {
+        &self.clock
+    }
+
+    async fn damage(&self, user: UserKey, session: SessionId) {
+        let txn = self.inner.database.begin_write().unwrap();
+        {
+            let mut sessions = txn.open_table(tables::SESSIONS).unwrap();
+            sessions.insert(tables::session_key(user, session), &b"{\"family\":7}"[..]).unwrap();
+        }
+        txn.commit().unwrap();
+    }
+}
+
+every_store_must!(Embedded);
+
+fn open(path: &Path, clock: &Arc<ManualClock>) -> Result<EmbeddedStore, OpenError> {
+    EmbeddedStore::open(path, RotationPolicy::default(), clock.clone())
+}
+
+fn new_session(clock: &ManualClock) -> NewSession {
+    NewSession {
+        id: SessionId::from_bytes(random_bytes().unwrap()),
+        user: UserKey::from_bytes(random_bytes().unwrap()),
+        secret_hash: [5; 32],
+        subject: "alice".to_owned(),
+        claims: serde_json::Map::new(),
+        delivery: Delivery::Body,
+        absolute_expiry: clock.now().plus(Duration::from_secs(1_000_000)),
+        device: None,
+        address: None,
+    }
+}
+
+fn token(new: &NewSession, generation: u32) -> Presented {
+    Presented {
+        session: new.id,
+        user: new.user,
+        secret_hash: new.secret_hash,
+        generation,
+        absolute_expiry: new.absolute_expiry,
+    }
+}
+
+#[tokio::test]
+async fn a_second_process_is_told_that_the_file_is_in_use() {
+    let (folder, clock) = (Folder::new(), conformance::clock());
+    let _first = open(&folder.file(), &clock).unwrap();
+    let refusal = open(&folder.file(), &clock).unwrap_err();
+    assert!(matches!(refusal, OpenError::InUse { .. }), "{refusal}");
+    assert!(refusal.to_string().contains("in use by another process"));
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn only_the_owner_can_read_the_file() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let (folder, clock) = (Folder::new(), conformance::clock());
+    drop(open(&folder.file(), &clock).unwrap());
+    let mode = || std::fs::metadata(folder.file()).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(), 0o600);
+    std::fs::set_permissions(folder.file(), std::fs::Permissions::from_mode(0o644)).unwrap();
+    drop(open(&folder.file(), &clock).unwrap());
+    assert_eq!(mode(), 0o600);
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_session_store_is_refused() {
+    let (folder, clock) = (Folder::new(), conformance::clock());
+    std::fs::create_dir_all(folder.file().parent().unwrap()).unwrap();
+    std::fs::write(folder.file(), vec![b'x'; 20_000]).unwrap();
+    let refusal = open(&folder.file(), &clock).unwrap_err();
+    assert!(refusal.to_string().contains("sessions.redb"), "{refusal}");
+}
+
+#[tokio::test]
+async fn a_file_altered_behind_our_back_is_refused_or_whole_but_never_a_panic() {
+    let (folder, clock) = (Folder::new(), conformance::clock());
+    {
+        let store = open(&folder.file(), &clock).unwrap();
+        for _ in 0..20 {
+            store.open(new_session(&clock)).await.unwrap();
+        }
+    }
+    let whole = std::fs::read(folder.file()).unwrap();
+    let mut refused = 0;
+    for at in (0..whole.len()).step_by(whole.len() / 60) {
+        let mut altered = whole.clone();
+        altered.iter_mut().skip(at).take(64).for_each(|byte| *byte ^= 0xff);
+        std::fs::write(folder.file(), altered).unwrap();
+        refused += u32::from(open(&folder.file(), &clock).is_err());
+    }
+    assert!(refused > 0);
+}
+
+#[tokio::test]
+async fn a_later_layout_is_refused() {
+    let (folder, clock) = (Folder::new(), conformance::clock());
+    drop(open(&folder.file(), &clock).unwrap());
+    {
+        let database = Database::open(folder.file()).unwrap();
+        let txn = database.begin_write().unwrap();
+        txn.open_table(tables::NUMBERS).unwrap().insert(tables::FORMAT, 2).unwrap();
+        txn.commit().unwrap();
+    }
+    assert!(matches!(open(&folder.file(), &clock), Err(OpenError::Layout { found: 2, .. })));
+}
+
+#[tokio::test]
+async fn everything_is_there_after_a_restart() {
+    let (folder, clock) = (Folder::new(), conformance::clock());
+    let (kept, ended) = (new_session(&clock), new_session(&clock));
+    let mut cursor = Cursor::default();
+    {
+        let store = open(&folder.file(), &clock).unwrap();
+        store.open(kept.clone()).await.unwrap();
+        store.open(ended.clone()).await.unwrap();
+        store.rotate(&token(&kept, 0)).await.unwrap();
+        store.end(ended.user, ended.id, EndReason::Logout).await.unwrap();
+        cursor = store.revocations(&cursor).await.unwrap().1;
+    }
+    let store = open(&folder.file(), &clock).unwrap();
+    assert_eq!(store.rotate(&token(&kept, 0)).await.unwrap().outcome, Outcome::Retry);
+    assert_eq!(store.rotate(&token(&ended, 0)).await.unwrap().outcome, Outcome::Revoked);
+    assert_eq!(store.revocations(&cursor).await.unwrap().0, []);
+    assert_eq!(store.revocations(&Cursor::default()).await.unwrap().0.len(), 1);
+    store.end(kept.user, kept.id, EndReason::Logout).await.unwrap();
+    assert_eq!(store.revocations(&cursor).await.unwrap().0.len(), 1);
+}
+
+#[tokio::test]
+async fn what_has_expired_is_swept_and_cursors_stay_good() {
+    let (folder, clock) = (Folder::new(), conformance::clock());
+    let store = open(&folder.file(), &clock).unwrap();
+    for _ in 0..100 {
+        let new = new_session(&clock);
+        store.open(new.clone()).await.unwrap();
+        store.end(new.user, new.id, EndReason::Logout).await.unwrap();
+        store.end_all(new.user).await.unwrap();
+    }
+    let (found, cursor) = store.revocations(&Cursor::default()).await.unwrap();
+    assert_eq!(found.len(), 200);
+
+    clock.advance(RotationPolicy::default().absolute * 2 + LINGER);
+    for _ in 0..50 {
+        let new = new_session(&clock);
+        store.open(new.clone()).await.unwrap();
+    }
+    let txn = store.database.begin_read().unwrap();
+    assert!(txn.open_table(tables::SESSIONS).unwrap().len().unwrap() <= 60);
+    assert_eq!(txn.open_table(tables::USERS).unwrap().len().unwrap(), 0);
+    assert_eq!(txn.open_table(tables::REVOCATIONS).unwrap().len().unwrap(), 0);
+    drop(txn);
+    store.end_all(UserKey::from_bytes([1; 12])).await.unwrap();
+    assert_eq!(store.revocations(&cursor).await.unwrap().0.len(), 1);
+}
+
+/// Set for the process that is to be killed; names the file it writes.
+const CHILD: &str = "PORTCULLIS_TEST_SESSIONS_FILE";
+
+/// Not a test by itself: what [`what_was_acknowledged_survives_a_kill`] starts and kills.
+#[test]
+fn child_that_writes_until_killed() {
+    #[expect(clippy::disallowed_methods, reason = "the way into a child process")]
+    let Some(path) = std::env::var_os(CHILD) else { return };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let store = Arc::new(open(Path::new(&path), &conformance::clock()).unwrap());
+        let mut writers = tokio::task::JoinSet::new();
+        for _ in 0..8 {
+            let store = Arc::clone(&store);
+            writers.spawn(async move {
+                loop {
+                    let new = new_session(&conformance::clock());
+                    store.open(new.clone()).await.unwrap();
+                    assert!(store.rotate(&token(&new, 0)).await.unwrap().outcome.grants());
+                    println!("\nacknowledged {} {}", new.user, new.id);
+                }
+            });
+        }
+        writers.join_all().await;
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_acknowledged_survives_a_kill() {
+    use std::io::BufRead as _;
+    let folder = Folder::new();
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "--nocapture", "session::embedded::tests::child_that_writes_until_killed"])
+        .env(CHILD, folder.file())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut acknowledged = Vec::new();
+    while acknowledged.len() < 100 {
+        let line = lines.next().expect("the child ended by itself").unwrap();
+        acknowledged.extend(line.strip_prefix("acknowledged ").map(str::to_owned));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let later = lines.map_while(Result::ok);
+    acknowledged.extend(later.filter_map(|line| Some(line.strip_prefix("acknowledged ")?.to_owned())));
+
+    let store = open(&folder.file(), &conformance::clock()).unwrap();
+    for line in &acknowledged {
+        let (user, id) = line.split_once(' ').unwrap();
+        // The last line may have been cut off by the kill.
+        let Some(id) = SessionId::parse(id) else { continue };
+        let sessions = store.list(UserKey::parse(user).unwrap()).await.unwrap();
+        assert_eq!(sessions.len(), 1, "{line} was acknowledged and is lost");
+        assert_eq!((sessions[0].id, sessions[0].generation), (id, 1));
+    }
+}
