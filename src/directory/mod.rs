@@ -1,5 +1,9 @@
 //! Directories: who a username and password belong to.
 
+pub mod file;
+pub mod password;
+pub mod password_hash;
+
 use crate::secret::Secret;
 use async_trait::async_trait;
 use serde_json::{Map, Value};
@@ -13,13 +17,16 @@ pub struct Credentials {
     pub password: Secret<String>,
 }
 
+/// Claims the gateway sets itself; no directory may supply them.
+pub const RESERVED_CLAIMS: &[&str] =
+    &["iss", "sub", "aud", "exp", "iat", "nbf", "jti", "sid", "gen", "usr", "uep", "client_id"];
+
 /// Who a user is, as the directory says.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Identity {
     /// The subject (`sub`).
     pub subject: String,
-    /// Further claims: a JSON object. Never holds a claim the gateway itself sets (`iss`, `sub`, `aud`, `exp`,
-    /// `iat`, `nbf`, `jti`, `sid`, `gen`, `usr`, `uep`, `client_id`).
+    /// Further claims: a JSON object. Never holds one of [`RESERVED_CLAIMS`].
     pub claims: Map<String, Value>,
 }
 

@@ -1,0 +1,320 @@
+//! The directory in a file: a table of users, replaced as a whole when the file changes.
+
+use super::password::PasswordPool;
+use super::password_hash::{Cost, HashError, PasswordHash};
+use super::{Credentials, DirectoryError, Identity, RESERVED_CLAIMS, Standing, UserDirectory};
+use crate::secret::Secret;
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use serde_json::{Map, Value};
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Where the users are (`sessions.users.file`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileSettings {
+    /// The path of `users.yaml`.
+    pub path: PathBuf,
+}
+
+/// One user as the file has it.
+#[derive(Debug, Clone)]
+pub struct UserRecord {
+    /// The login name.
+    pub username: String,
+    /// The password's hash in PHC form.
+    pub password_hash: Secret<String>,
+    /// The subject; the username if absent.
+    pub subject: Option<String>,
+    /// Further claims.
+    pub claims: Map<String, Value>,
+    /// Whether the user may not log in or refresh.
+    pub disabled: bool,
+}
+
+/// A record that cannot be a user.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("user {username:?}: {problem}")]
+pub struct RecordError {
+    /// Its place in the list, from 0.
+    pub index: usize,
+    /// Its username.
+    pub username: String,
+    /// What is wrong.
+    pub problem: RecordProblem,
+}
+
+/// What is wrong with a record.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RecordProblem {
+    /// A username or subject that is empty, too long, or has a control character.
+    #[error("the {0} must have 1 to {MAX_NAME} bytes and no control character")]
+    Name(&'static str),
+    /// The same username twice.
+    #[error("the username is used twice")]
+    RepeatedUsername,
+    /// The same subject twice: the two would share their sessions.
+    #[error("the subject {0:?} is another user's")]
+    RepeatedSubject(String),
+    /// The hash cannot be verified.
+    #[error("password_hash: {0}")]
+    Hash(#[from] HashError),
+    /// A claim the gateway sets itself.
+    #[error("the claim {0:?} is set by the gateway itself")]
+    ReservedClaim(String),
+    /// `scope` or `roles` of a type that no reader expects.
+    #[error("the claim {0:?} must be {1}")]
+    ClaimType(&'static str, &'static str),
+    /// The claims would make tokens that are too large for request headers.
+    #[error("the claims take {0} bytes as JSON; at most {MAX_CLAIMS} fit in a token")]
+    ClaimsTooLarge(usize),
+}
+
+const MAX_NAME: usize = 255;
+const MAX_CLAIMS: usize = 4096;
+
+#[derive(Debug)]
+struct User {
+    identity: Identity,
+    hash: Arc<PasswordHash>,
+    disabled: bool,
+}
+
+#[derive(Debug)]
+struct Table {
+    by_username: HashMap<String, Arc<User>>,
+    by_subject: HashMap<String, Arc<User>>,
+    /// Verified for names that are not in the table, so that they take as long as those that are.
+    nobody: Arc<PasswordHash>,
+}
+
+/// Users from a file.
+#[derive(Debug)]
+pub struct FileDirectory {
+    table: ArcSwap<Table>,
+    pool: Arc<PasswordPool>,
+}
+
+impl FileDirectory {
+    /// A directory of these users.
+    ///
+    /// # Errors
+    /// Every record that cannot be a user.
+    pub fn new(records: Vec<UserRecord>, pool: Arc<PasswordPool>) -> Result<Self, Vec<RecordError>> {
+        Ok(Self { table: ArcSwap::from_pointee(Table::new(records)?), pool })
+    }
+
+    /// Puts other users in the place of all of these, at once.
+    ///
+    /// # Errors
+    /// Every record that cannot be a user; the users stay as they were.
+    pub fn replace(&self, records: Vec<UserRecord>) -> Result<(), Vec<RecordError>> {
+        self.table.store(Arc::new(Table::new(records)?));
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl UserDirectory for FileDirectory {
+    async fn authenticate(&self, credentials: Credentials) -> Result<Option<Identity>, DirectoryError> {
+        let table = self.table.load_full();
+        let user = table.by_username.get(&credentials.username);
+        let hash = user.map_or(&table.nobody, |user| &user.hash);
+        let right = self.pool.verify(Arc::clone(hash), credentials.password).await?;
+        let user = user.filter(|user| right && !user.disabled);
+        Ok(user.map(|user| user.identity.clone()))
+    }
+
+    async fn standing(&self, subject: &str) -> Result<Standing, DirectoryError> {
+        let table = self.table.load();
+        let user = table.by_subject.get(subject).filter(|user| !user.disabled);
+        Ok(user.map_or(Standing::Gone, |user| Standing::Current(user.identity.clone())))
+    }
+}
+
+impl Table {
+    fn new(records: Vec<UserRecord>) -> Result<Self, Vec<RecordError>> {
+        let (mut by_username, mut by_subject) = (HashMap::new(), HashMap::new());
+        let mut errors = Vec::new();
+        for (index, record) in records.into_iter().enumerate() {
+            let username = record.username.clone();
+            let user = match User::try_from(record) {
+                Ok(user) => Arc::new(user),
+                Err(problem) => {
+                    errors.push(RecordError { index, username, problem });
+                    continue;
+                }
+            };
+            let subject = user.identity.subject.clone();
+            if by_subject.insert(subject.clone(), Arc::clone(&user)).is_some() {
+                let problem = RecordProblem::RepeatedSubject(subject);
+                errors.push(RecordError { index, username: username.clone(), problem });
+            }
+            if by_username.insert(username.clone(), user).is_some() {
+                errors.push(RecordError { index, username, problem: RecordProblem::RepeatedUsername });
+            }
+        }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        let cost = usual_cost(by_username.values().map(|user| user.hash.cost()));
+        let nobody = PasswordHash::of_nobody(cost).or_else(|| PasswordHash::of_nobody(Cost::DEFAULT));
+        match nobody {
+            Some(nobody) => Ok(Self { by_username, by_subject, nobody: Arc::new(nobody) }),
+            None => Err(errors),
+        }
+    }
+}
+
+/// The cost most of the hashes have; of several such, the highest.
+fn usual_cost(costs: impl Iterator<Item = Cost>) -> Cost {
+    let mut counts: HashMap<Cost, usize> = HashMap::new();
+    for cost in costs {
+        *counts.entry(cost).or_default() += 1;
+    }
+    counts.into_iter().max_by_key(|&(cost, count)| (count, cost)).map_or(Cost::DEFAULT, |(cost, _)| cost)
+}
+
+impl TryFrom<UserRecord> for User {
+    type Error = RecordProblem;
+
+    fn try_from(record: UserRecord) -> Result<Self, RecordProblem> {
+        let UserRecord { username, password_hash, subject, claims, disabled } = record;
+        if !is_name(&username) {
+            return Err(RecordProblem::Name("username"));
+        }
+        let subject = subject.unwrap_or(username);
+        if !is_name(&subject) {
+            return Err(RecordProblem::Name("subject"));
+        }
+        check_claims(&claims)?;
+        let hash = Arc::new(PasswordHash::parse(password_hash.expose())?);
+        Ok(Self { identity: Identity { subject, claims }, hash, disabled })
+    }
+}
+
+fn is_name(text: &str) -> bool {
+    (1..=MAX_NAME).contains(&text.len()) && !text.chars().any(char::is_control)
+}
+
+fn check_claims(claims: &Map<String, Value>) -> Result<(), RecordProblem> {
+    if let Some(name) = claims.keys().find(|name| RESERVED_CLAIMS.contains(&name.as_str())) {
+        return Err(RecordProblem::ReservedClaim(name.clone()));
+    }
+    if claims.get("scope").is_some_and(|scope| !scope.is_string()) {
+        return Err(RecordProblem::ClaimType("scope", "one string, scopes separated by spaces"));
+    }
+    let strings = |roles: &Value| roles.as_array().is_some_and(|roles| roles.iter().all(Value::is_string));
+    if claims.get("roles").is_some_and(|roles| !strings(roles)) {
+        return Err(RecordProblem::ClaimType("roles", "a list of strings"));
+    }
+    let size = serde_json::to_string(claims).map_or(usize::MAX, |json| json.len());
+    if size > MAX_CLAIMS { Err(RecordProblem::ClaimsTooLarge(size)) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::directory::password::PoolSettings;
+    use crate::directory::password_hash::hash_password;
+    use serde_json::json;
+
+    fn record(username: &str, password: &str) -> UserRecord {
+        UserRecord {
+            username: username.to_owned(),
+            password_hash: Secret::new(hash_password(password.as_bytes(), [1; 16]).unwrap()),
+            subject: None,
+            claims: Map::new(),
+            disabled: false,
+        }
+    }
+
+    fn pool() -> Arc<PasswordPool> {
+        Arc::new(PasswordPool::start(PoolSettings::default()).unwrap())
+    }
+
+    fn with_claims(claims: &Value) -> UserRecord {
+        UserRecord { claims: claims.as_object().unwrap().clone(), ..record("alice", "x") }
+    }
+
+    fn problem(records: Vec<UserRecord>) -> RecordProblem {
+        FileDirectory::new(records, pool()).unwrap_err().remove(0).problem
+    }
+
+    async fn login(directory: &FileDirectory, username: &str, password: &str) -> Option<Identity> {
+        let password = Secret::new(password.to_owned());
+        directory.authenticate(Credentials { username: username.to_owned(), password }).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_right_password_yields_the_identity_and_everything_else_none() {
+        let bob = UserRecord {
+            subject: Some("u-2".to_owned()),
+            claims: json!({"roles": ["clerk"]}).as_object().unwrap().clone(),
+            ..record("bob", "b-secret")
+        };
+        let eve = UserRecord { disabled: true, ..record("eve", "e-secret") };
+        let directory = FileDirectory::new(vec![record("alice", "a-secret"), bob, eve], pool()).unwrap();
+        assert_eq!(login(&directory, "alice", "a-secret").await.unwrap().subject, "alice");
+        let bob = login(&directory, "bob", "b-secret").await.unwrap();
+        assert_eq!((bob.subject.as_str(), &bob.claims["roles"]), ("u-2", &json!(["clerk"])));
+        for (username, password) in
+            [("alice", "b-secret"), ("alice", ""), ("Alice", "a-secret"), ("eve", "e-secret"), ("nobody", "")]
+        {
+            assert_eq!(login(&directory, username, password).await, None, "{username}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_removed_or_disabled_user_is_gone_after_a_replacement() {
+        let directory = FileDirectory::new(vec![record("alice", "x"), record("bob", "x")], pool()).unwrap();
+        assert!(matches!(directory.standing("alice").await.unwrap(), Standing::Current(_)));
+        let disabled = UserRecord { disabled: true, ..record("bob", "x") };
+        directory.replace(vec![disabled]).unwrap();
+        assert_eq!(directory.standing("alice").await.unwrap(), Standing::Gone);
+        assert_eq!(directory.standing("bob").await.unwrap(), Standing::Gone);
+        assert_eq!(login(&directory, "alice", "x").await, None);
+    }
+
+    #[tokio::test]
+    async fn a_bad_replacement_changes_nothing() {
+        let directory = FileDirectory::new(vec![record("alice", "x")], pool()).unwrap();
+        let bad = UserRecord { password_hash: Secret::new("plain".to_owned()), ..record("bob", "x") };
+        let errors = directory.replace(vec![record("carol", "x"), bad]).unwrap_err();
+        assert_eq!((errors[0].index, errors[0].username.as_str()), (1, "bob"));
+        assert!(login(&directory, "alice", "x").await.is_some());
+    }
+
+    #[test]
+    fn records_that_cannot_be_users_are_named() {
+        assert_eq!(problem(vec![record("", "x")]), RecordProblem::Name("username"));
+        assert_eq!(problem(vec![record("a\nb", "x")]), RecordProblem::Name("username"));
+        let twice = vec![record("a", "x"), UserRecord { subject: Some("s".into()), ..record("a", "x") }];
+        assert_eq!(problem(twice), RecordProblem::RepeatedUsername);
+        let shared = vec![record("a", "x"), UserRecord { subject: Some("a".into()), ..record("b", "x") }];
+        assert_eq!(problem(shared), RecordProblem::RepeatedSubject("a".to_owned()));
+        let bcrypt = UserRecord { password_hash: Secret::new("$2b$12$x".into()), ..record("a", "x") };
+        assert_eq!(problem(vec![bcrypt]), RecordProblem::Hash(HashError::Unsupported("bcrypt")));
+    }
+
+    #[test]
+    fn claims_the_gateway_sets_and_claims_no_reader_expects_are_refused() {
+        for name in RESERVED_CLAIMS {
+            let refused = problem(vec![with_claims(&json!({ *name: "x" }))]);
+            assert_eq!(refused, RecordProblem::ReservedClaim((*name).to_owned()));
+        }
+        assert!(matches!(problem(vec![with_claims(&json!({"scope": ["a"]}))]), RecordProblem::ClaimType(..)));
+        assert!(matches!(problem(vec![with_claims(&json!({"roles": "a"}))]), RecordProblem::ClaimType(..)));
+        let large = json!({"x": "y".repeat(MAX_CLAIMS)});
+        assert!(matches!(problem(vec![with_claims(&large)]), RecordProblem::ClaimsTooLarge(_)));
+    }
+
+    #[test]
+    fn unknown_names_cost_what_most_users_cost() {
+        let cost = |memory_kib| Cost { memory_kib, passes: 1, lanes: 1 };
+        assert_eq!(usual_cost([cost(8), cost(64), cost(8)].into_iter()), cost(8));
+        assert_eq!(usual_cost([cost(8), cost(64)].into_iter()), cost(64));
+        assert_eq!(usual_cost(std::iter::empty()), Cost::DEFAULT);
+    }
+}

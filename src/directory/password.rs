@@ -1,0 +1,150 @@
+//! The hashing pool: passwords are verified on a few threads of low priority, so that a storm of logins
+//! delays logins and not the proxied traffic.
+
+use super::DirectoryError;
+use super::password_hash::{Memory, PasswordHash};
+use crate::secret::Secret;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::{io, thread};
+use tokio::sync::oneshot;
+
+/// How large the pool is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoolSettings {
+    /// Hashes computed at once; each takes a core and the memory its parameters ask for.
+    pub threads: usize,
+    /// Logins that may wait for a thread; beyond it they are turned away.
+    pub queue: usize,
+}
+
+impl Default for PoolSettings {
+    /// One thread per core, at most two: a gateway's cores belong to its traffic.
+    fn default() -> Self {
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        Self { threads: cores.min(2), queue: 64 }
+    }
+}
+
+/// Threads that verify passwords. They end when the pool is dropped.
+#[derive(Debug)]
+pub struct PasswordPool {
+    jobs: SyncSender<Job>,
+    waiting: Arc<AtomicUsize>,
+}
+
+#[derive(Debug)]
+struct Job {
+    hash: Arc<PasswordHash>,
+    password: Secret<String>,
+    answer: oneshot::Sender<bool>,
+}
+
+impl PasswordPool {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// The system's, if it gives no more threads.
+    pub fn start(settings: PoolSettings) -> io::Result<Self> {
+        let (jobs, queue) = mpsc::sync_channel(settings.queue);
+        let queue = Arc::new(Mutex::new(queue));
+        let waiting = Arc::new(AtomicUsize::new(0));
+        for n in 0..settings.threads.max(1) {
+            let (queue, waiting) = (Arc::clone(&queue), Arc::clone(&waiting));
+            thread::Builder::new().name(format!("password-{n}")).spawn(move || work(&queue, &waiting))?;
+        }
+        Ok(Self { jobs, waiting })
+    }
+
+    /// Whether `hash` is the hash of `password`.
+    ///
+    /// # Errors
+    /// [`DirectoryError::Busy`] when the queue is full.
+    pub async fn verify(
+        &self,
+        hash: Arc<PasswordHash>,
+        password: Secret<String>,
+    ) -> Result<bool, DirectoryError> {
+        let (answer, answered) = oneshot::channel();
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        if let Err(refused) = self.jobs.try_send(Job { hash, password, answer }) {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+            return Err(match refused {
+                TrySendError::Full(_) => DirectoryError::Busy,
+                TrySendError::Disconnected(_) => stopped(),
+            });
+        }
+        answered.await.map_err(|_| stopped())
+    }
+
+    /// Logins that wait for a thread: the gauge `password_hash_queue`.
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+}
+
+fn stopped() -> DirectoryError {
+    DirectoryError::Unavailable("the hashing threads have ended".to_owned())
+}
+
+fn work(queue: &Mutex<Receiver<Job>>, waiting: &AtomicUsize) {
+    // Per thread on Linux. Elsewhere, or if refused, the pool still works, only less politely.
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::nice(19);
+    let mut memory = Memory::default();
+    loop {
+        let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(Job { hash, password, answer }) = next else { return };
+        waiting.fetch_sub(1, Ordering::Relaxed);
+        // A client that has gone away needs no answer.
+        if !answer.is_closed() {
+            let _ = answer.send(hash.verifies(password.expose().as_bytes(), &mut memory));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::directory::password_hash::{Cost, hash_password};
+
+    fn password(text: &str) -> Secret<String> {
+        Secret::new(text.to_owned())
+    }
+
+    #[tokio::test]
+    async fn the_pool_tells_right_from_wrong() {
+        let pool = PasswordPool::start(PoolSettings { threads: 2, queue: 8 }).unwrap();
+        let hash = Arc::new(PasswordHash::parse(&hash_password(b"right", [1; 16]).unwrap()).unwrap());
+        let right = pool.verify(Arc::clone(&hash), password("right"));
+        let wrong = pool.verify(hash, password("wrong"));
+        let (right, wrong) = tokio::join!(right, wrong);
+        assert_eq!((right.unwrap(), wrong.unwrap()), (true, false));
+        assert_eq!(pool.waiting(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_turns_away_at_once() {
+        let (jobs, _nobody_takes_them) = mpsc::sync_channel(1);
+        let pool = PasswordPool { jobs, waiting: Arc::default() };
+        let hash = Arc::new(PasswordHash::of_nobody(Cost::DEFAULT).unwrap());
+        tokio::select! {
+            biased;
+            _ = pool.verify(Arc::clone(&hash), password("first")) => panic!("it waits"),
+            second = pool.verify(hash, password("second")) => {
+                assert!(matches!(second, Err(DirectoryError::Busy)));
+            }
+        }
+        assert_eq!(pool.waiting(), 1);
+    }
+
+    #[tokio::test]
+    async fn threads_that_ended_are_an_outage_and_not_a_wrong_password() {
+        let (jobs, queue) = mpsc::sync_channel(1);
+        drop(queue);
+        let pool = PasswordPool { jobs, waiting: Arc::default() };
+        let hash = Arc::new(PasswordHash::of_nobody(Cost::DEFAULT).unwrap());
+        assert!(matches!(pool.verify(hash, password("x")).await, Err(DirectoryError::Unavailable(_))));
+    }
+}
