@@ -6,6 +6,7 @@
 
 pub mod access_log;
 pub mod clock;
+pub mod config;
 pub mod directory;
 pub mod endpoints;
 pub mod gateway;

@@ -1,0 +1,201 @@
+//! The sections `server`, `admin` and `log`.
+
+use super::pem;
+use super::reader::Value;
+use crate::gateway::settings::{
+    AdminSettings, Limits, ListenerSettings, LogFormat, LogLevel, LogSettings, ServerSettings,
+    ShutdownSettings, TlsFiles,
+};
+use ipnet::IpNet;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+const DEFAULT_LISTENER: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8080);
+const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9090);
+
+const fn secs(secs: u64) -> Duration {
+    Duration::from_secs(secs)
+}
+
+fn default_limits() -> Limits {
+    Limits {
+        connections: 20_000,
+        header_bytes: 32 * 1024,
+        header_fields: 100,
+        target_bytes: 8 * 1024,
+        token_bytes: 8 * 1024,
+        body_bytes: Some(10 * 1024 * 1024),
+        header_timeout: secs(10),
+        body_timeout: secs(30),
+        idle_timeout: secs(60),
+    }
+}
+
+pub(super) fn server(value: Option<&Value<'_>>) -> ServerSettings {
+    let mut settings = ServerSettings {
+        listeners: vec![ListenerSettings { address: DEFAULT_LISTENER, tls: None, http2: false }],
+        threads: 0,
+        trusted_proxies: Vec::new(),
+        limits: default_limits(),
+        shutdown: ShutdownSettings { delay: Duration::ZERO, drain: secs(30) },
+    };
+    let known = &["listeners", "threads", "trusted_proxies", "limits", "shutdown"];
+    let Some(fields) = value.and_then(|value| value.fields(known, &[])) else { return settings };
+    if let Some(value) = fields.get("listeners") {
+        settings.listeners = listeners(&value);
+    }
+    settings.threads = fields.number("threads", 0, 0, 1024);
+    if let Some(value) = fields.get("trusted_proxies") {
+        settings.trusted_proxies =
+            value.items("write a list such as [10.0.0.0/8]").iter().filter_map(trusted_proxy).collect();
+    }
+    if let Some(value) = fields.get("limits") {
+        settings.limits = limits(&value);
+    }
+    if let Some(fields) = fields.get("shutdown").and_then(|value| value.fields(&["delay", "drain"], &[])) {
+        settings.shutdown.delay = fields.duration("delay", settings.shutdown.delay);
+        settings.shutdown.drain = fields.duration("drain", settings.shutdown.drain);
+    }
+    settings
+}
+
+fn listeners(value: &Value<'_>) -> Vec<ListenerSettings> {
+    let items = value.items("write one `- address: …` per listener");
+    if value.is_empty_list() {
+        value.error("no listener", "add at least one, such as - address: 127.0.0.1:8080");
+    }
+    let mut listeners: Vec<ListenerSettings> = Vec::new();
+    for item in items {
+        let Some(fields) = item.fields(&["address", "tls", "http2"], &[]) else { continue };
+        let address_value = fields.require("address", "add the address to bind, such as 127.0.0.1:8080");
+        let address = address_value.as_ref().and_then(address);
+        let tls = fields.get("tls");
+        let http2 = fields.boolean("http2", tls.is_some());
+        let tls = tls.as_ref().and_then(tls_files);
+        if let (Some(address), Some(value)) = (address, address_value) {
+            if listeners.iter().any(|other| overlap(other.address, address)) {
+                value.error(format!("{address} is already bound by a listener above"), "use another port");
+            }
+            listeners.push(ListenerSettings { address, tls, http2 });
+        }
+    }
+    listeners
+}
+
+fn address(value: &Value<'_>) -> Option<SocketAddr> {
+    let mend = "write an IP address and a port, such as 127.0.0.1:8080 or [::]:8443";
+    value.parsed("an address", mend, |text| text.parse().ok())
+}
+
+/// Whether binding both would fail; addresses of port 0 are never the same.
+fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    let same_family = a.is_ipv4() == b.is_ipv4();
+    a.port() == b.port()
+        && a.port() != 0
+        && same_family
+        && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
+}
+
+fn tls_files(value: &Value<'_>) -> Option<TlsFiles> {
+    let fields = value.fields(&["certificate", "private_key"], &[])?;
+    let certificate = fields.require("certificate", "name the PEM file of the certificate chain");
+    let private_key = fields.require("private_key", "name the PEM file of the private key");
+    let (certificate, private_key) = (certificate?, private_key?);
+    let files = TlsFiles { certificate: certificate.file()?, private_key: private_key.file()? };
+    let chain = pem::certificates(&certificate, &files.certificate);
+    let key = pem::private_key(&private_key, &files.private_key);
+    if let (Some(chain), Some(key)) = (chain, key) {
+        pem::check_pair(&private_key, chain.certificates, key);
+    }
+    Some(files)
+}
+
+fn trusted_proxy(value: &Value<'_>) -> Option<IpNet> {
+    let mend = "write a network such as 10.0.0.0/8";
+    let network = value.parsed("a network", mend, |text| {
+        text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
+    })?;
+    if network.prefix_len() == 0 {
+        value.warning(
+            "believes X-Forwarded-For of everyone",
+            "list the networks of the proxies in front of this gateway",
+        );
+    }
+    Some(network)
+}
+
+fn limits(value: &Value<'_>) -> Limits {
+    let mut limits = default_limits();
+    let known = &[
+        "connections",
+        "header_bytes",
+        "header_fields",
+        "target_bytes",
+        "token_bytes",
+        "body_bytes",
+        "header_timeout",
+        "body_timeout",
+        "idle_timeout",
+    ];
+    let Some(fields) = value.fields(known, &[]) else { return limits };
+    limits.connections = fields.number("connections", limits.connections, 1, 10_000_000);
+    limits.header_bytes = fields.header_size("header_bytes", limits.header_bytes);
+    // 256 fields are all that is ever parsed.
+    limits.header_fields = fields.number("header_fields", limits.header_fields, 1, 256);
+    limits.target_bytes = fields.header_size("target_bytes", limits.target_bytes);
+    limits.token_bytes = fields.header_size("token_bytes", limits.token_bytes);
+    if let Some(limit) = fields.get("body_bytes").and_then(|value| body_bytes(&value)) {
+        limits.body_bytes = limit;
+    }
+    limits.header_timeout = fields.duration("header_timeout", limits.header_timeout);
+    limits.body_timeout = fields.duration("body_timeout", limits.body_timeout);
+    limits.idle_timeout = fields.duration("idle_timeout", limits.idle_timeout);
+    for key in ["header_timeout", "body_timeout"] {
+        if let Some(value) = fields.get(key).filter(|value| value.duration_is_zero()) {
+            value.warning("gives clients no time at all", "write a duration such as 10s");
+        }
+    }
+    limits
+}
+
+/// A limit for bodies, of the server or of a route; the inner `None` is no limit.
+pub(super) fn body_bytes(value: &Value<'_>) -> Option<Option<u64>> {
+    let size = value.size()?;
+    if size == 0 {
+        value.warning("bodies of any size are let through", "set a limit, such as 10MiB");
+    }
+    Some((size > 0).then_some(size))
+}
+
+pub(super) fn admin(value: &Value<'_>, server: &ServerSettings) -> Option<AdminSettings> {
+    let fields = value.fields(&["address"], &["token_file"])?;
+    let Some(value) = fields.get("address") else { return Some(AdminSettings { address: DEFAULT_ADMIN }) };
+    let address = address(&value)?;
+    if server.listeners.iter().any(|listener| overlap(listener.address, address)) {
+        value.error(
+            format!("{address} is a listener for clients"),
+            "give the admin listener an address of its own, such as 127.0.0.1:9090",
+        );
+    }
+    if !address.ip().is_loopback() {
+        value.warning(
+            "metrics are open to everyone who reaches this address",
+            "use a loopback address, or close the port to all but the monitoring",
+        );
+    }
+    Some(AdminSettings { address })
+}
+
+pub(super) fn log(value: Option<&Value<'_>>) -> LogSettings {
+    let default = LogSettings { format: LogFormat::Json, level: LogLevel::Info, access: true };
+    let Some(fields) = value.and_then(|value| value.fields(&["format", "level", "access"], &[])) else {
+        return default;
+    };
+    let levels = [LogLevel::Error, LogLevel::Warn, LogLevel::Info, LogLevel::Debug, LogLevel::Trace]
+        .map(|level| (level.as_str(), level));
+    LogSettings {
+        format: fields.word("format", &[("json", LogFormat::Json), ("text", LogFormat::Text)], default.format),
+        level: fields.word("level", &levels, default.level),
+        access: fields.boolean("access", default.access),
+    }
+}

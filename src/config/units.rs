@@ -1,0 +1,113 @@
+//! Durations (`300ms`, `14d`), sizes (`64KiB`), and which known word an unknown one was meant to be.
+
+use std::time::Duration;
+
+/// Longer than any setting makes sense, and short enough that no sum of times overflows.
+const MAX_DURATION: Duration = Duration::from_secs(100 * 365 * 86_400);
+
+/// `300ms`, `10s`, `5m`, `12h`, `14d`: a whole number and one unit.
+pub(super) fn duration(text: &str) -> Option<Duration> {
+    let (number, unit) = split(text)?;
+    let millis = match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return None,
+    };
+    let duration = Duration::from_millis(number.checked_mul(millis)?);
+    (duration <= MAX_DURATION).then_some(duration)
+}
+
+/// `512B`, `64KiB`, `10MiB`, `1GiB`, or plain `0`, in bytes.
+pub(super) fn size(text: &str) -> Option<u64> {
+    let (number, unit) = split(text)?;
+    let bytes = match unit {
+        "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "" if number == 0 => 1,
+        _ => return None,
+    };
+    number.checked_mul(bytes)
+}
+
+fn split(text: &str) -> Option<(u64, &str)> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at_checked(digits)?;
+    Some((number.parse().ok()?, unit))
+}
+
+/// The word among `known` that `word` is most likely a slip of.
+pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let limit = word.chars().count().max(3) / 3;
+    known
+        .into_iter()
+        .map(|candidate| (distance(&fold(word), &fold(candidate)), candidate))
+        .filter(|(distance, _)| *distance <= limit)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
+}
+
+fn fold(word: &str) -> String {
+    word.chars().take(64).map(|c| if c == '-' { '_' } else { c.to_ascii_lowercase() }).collect()
+}
+
+/// Edit distance by single-character insertions, deletions and replacements.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
+    for (i, ca) in a.chars().enumerate() {
+        let mut diagonal = i;
+        let mut left = i + 1;
+        for (cell, cb) in row.iter_mut().skip(1).zip(b.chars()) {
+            let above = *cell;
+            left = (diagonal + usize::from(ca != cb)).min(above + 1).min(left + 1);
+            diagonal = above;
+            *cell = left;
+        }
+        if let Some(first) = row.first_mut() {
+            *first = i + 1;
+        }
+    }
+    row.last().copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_a_whole_number_and_a_unit() {
+        assert_eq!(duration("300ms"), Some(Duration::from_millis(300)));
+        assert_eq!(duration("14d"), Some(Duration::from_secs(14 * 86_400)));
+        assert_eq!(duration("0s"), Some(Duration::ZERO));
+        for text in
+            ["", "10", "s", "-1s", "1.5h", "10 s", "1w", "1h30m", "+1s", "99999999999999999999s", "36501d"]
+        {
+            assert_eq!(duration(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_binary_and_zero_needs_no_unit() {
+        assert_eq!(size("64KiB"), Some(65_536));
+        assert_eq!(size("1GiB"), Some(1 << 30));
+        assert_eq!(size("0"), Some(0));
+        for text in ["10", "10KB", "10MB", "1kib", "", "KiB", "20000000000GiB"] {
+            assert_eq!(size(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn slips_are_recognised_and_strangers_are_not() {
+        let known = ["listeners", "threads", "trusted_proxies", "limits"];
+        assert_eq!(nearest("listners", known), Some("listeners"));
+        assert_eq!(nearest("trusted-proxies", known), Some("trusted_proxies"));
+        assert_eq!(nearest("thread", known), Some("threads"));
+        assert_eq!(nearest("banana", known), None);
+        assert_eq!(distance("kitten", "sitting"), 3);
+        assert_eq!(distance("", "abc"), 3);
+    }
+}

@@ -1,0 +1,133 @@
+//! The section `upstreams`: where requests are forwarded to.
+
+use super::pem;
+use super::reader::{Fields, Value};
+use super::web;
+use crate::gateway::settings::{
+    Balance, CaBundle, EndpointSettings, HostHeader, Scheme, UpstreamSettings, UpstreamTimeouts, UpstreamTls,
+};
+use std::net::IpAddr;
+use std::time::Duration;
+
+pub(super) fn upstreams(value: &Value<'_>) -> Vec<UpstreamSettings> {
+    let named = value.named("write one `name: { endpoints: […] }` per upstream");
+    named.into_iter().filter_map(|(name, value)| upstream(name, &value)).collect()
+}
+
+fn upstream(name: &str, value: &Value<'_>) -> Option<UpstreamSettings> {
+    web::check_name(value, name);
+    let known = &["endpoints", "balance", "timeouts", "retries", "http2", "tls", "host"];
+    let fields = value.fields(known, &["health_check"])?;
+    let endpoints = endpoints(&fields);
+    let tls = fields.get("tls").and_then(|value| tls(&value, &endpoints));
+    for (value, endpoint) in &endpoints {
+        let named = tls.as_ref().is_some_and(|tls| tls.server_name.is_some());
+        if endpoint.scheme == Scheme::Https && !named && endpoint.host.parse::<IpAddr>().is_ok() {
+            let mend = "add tls: { server_name: … }, the name the certificate carries";
+            value.error("an https endpoint by IP address has no name to verify its certificate by", mend);
+        }
+    }
+    Some(UpstreamSettings {
+        name: name.to_owned(),
+        endpoints: endpoints.into_iter().map(|(_, endpoint)| endpoint).collect(),
+        balance: fields.get("balance").and_then(|value| balance(&value)).unwrap_or(Balance::RoundRobin),
+        timeouts: fields.get("timeouts").map_or_else(default_timeouts, |value| timeouts(&value, default_timeouts())),
+        retries: fields.number("retries", 1, 0, 10),
+        http2: fields.boolean("http2", false),
+        tls,
+        host: fields.get("host").and_then(|value| host(&value)).unwrap_or(HostHeader::Preserve),
+    })
+}
+
+fn endpoints<'a>(fields: &Fields<'a>) -> Vec<(Value<'a>, EndpointSettings)> {
+    let mend = "write a list such as [\"http://127.0.0.1:9001\"]";
+    let Some(value) = fields.require("endpoints", mend) else { return Vec::new() };
+    if value.is_empty_list() {
+        value.error("no endpoint", mend);
+    }
+    let mut endpoints: Vec<(Value<'a>, EndpointSettings)> = Vec::new();
+    for item in value.items(mend) {
+        let Some(endpoint) = web::origin(&item) else { continue };
+        if endpoints.iter().any(|(_, other)| *other == endpoint) {
+            item.error("this endpoint stands here twice", "keep one of the two");
+        } else if endpoints.first().is_some_and(|(_, first)| first.scheme != endpoint.scheme) {
+            item.error(
+                "the endpoints of one upstream are all http or all https",
+                "use one scheme, or make two upstreams",
+            );
+        } else {
+            endpoints.push((item, endpoint));
+        }
+    }
+    endpoints
+}
+
+fn balance(value: &Value<'_>) -> Option<Balance> {
+    let words = [
+        ("round_robin", Some(Balance::RoundRobin)),
+        ("random", Some(Balance::Random)),
+        ("consistent_hash", None),
+    ];
+    let balance = value.word(&words)?;
+    if balance.is_none() {
+        value.error("consistent_hash is not supported yet", "use round_robin or random");
+    }
+    balance
+}
+
+fn default_timeouts() -> UpstreamTimeouts {
+    UpstreamTimeouts {
+        connect: Duration::from_secs(2),
+        read: Duration::from_secs(30),
+        write: Duration::from_secs(30),
+        idle: Duration::from_secs(60),
+    }
+}
+
+/// Timeouts of an upstream, or of a route, which overrides its upstream's one by one.
+pub(super) fn timeouts(value: &Value<'_>, default: UpstreamTimeouts) -> UpstreamTimeouts {
+    let Some(fields) = value.fields(&["connect", "read", "write", "idle"], &[]) else { return default };
+    for key in ["connect", "read", "write"] {
+        if let Some(value) = fields.get(key).filter(Value::duration_is_zero) {
+            value.warning("gives the upstream no time at all", "write a duration such as 30s");
+        }
+    }
+    UpstreamTimeouts {
+        connect: fields.duration("connect", default.connect),
+        read: fields.duration("read", default.read),
+        write: fields.duration("write", default.write),
+        idle: fields.duration("idle", default.idle),
+    }
+}
+
+fn tls(value: &Value<'_>, endpoints: &[(Value<'_>, EndpointSettings)]) -> Option<UpstreamTls> {
+    if endpoints.iter().any(|(_, endpoint)| endpoint.scheme == Scheme::Http) {
+        value.error("these endpoints are plain http", "write https:// in endpoints, or remove tls");
+    }
+    let fields = value.fields(&["server_name", "ca_file"], &[])?;
+    let server_name = fields.get("server_name").and_then(|value| {
+        value.parsed("a host name", "write a name such as orders.internal", |text| {
+            web::is_host(text).then(|| text.to_owned())
+        })
+    });
+    let ca = fields.get("ca_file").and_then(|value| ca_bundle(&value));
+    Some(UpstreamTls { server_name, ca })
+}
+
+fn ca_bundle(value: &Value<'_>) -> Option<CaBundle> {
+    let path = value.file()?;
+    let pem = pem::certificates(value, &path)?.pem;
+    Some(CaBundle { path, pem })
+}
+
+fn host(value: &Value<'_>) -> Option<HostHeader> {
+    let mend = "write preserve, upstream, or a host such as orders.internal:8080";
+    value.parsed("a host", mend, |text| match text {
+        "preserve" => Some(HostHeader::Preserve),
+        "upstream" => Some(HostHeader::Upstream),
+        literal => {
+            let (host, port) = web::split_port(literal)?;
+            (web::is_host(host) && port != Some(0)).then(|| HostHeader::Literal(literal.to_owned()))
+        }
+    })
+}
