@@ -2,9 +2,135 @@
 //! contradicts itself, or every error of the file.
 
 mod finding;
+mod forward;
+mod issuers;
+mod pem;
 mod reader;
+mod requirement;
+mod routes;
 mod secrets;
+mod server;
 mod units;
+mod upstreams;
+mod web;
 mod yaml;
 
 pub use finding::{ConfigErrors, Finding, Mark};
+
+use crate::gateway::settings::{AdminSettings, LogSettings, RouteSettings, ServerSettings, UpstreamSettings};
+use crate::policy::forward::ForwardPlan;
+use crate::token::claims::GATEWAY_ISSUER;
+use crate::token::verifier::IssuerSettings;
+use finding::Report;
+use http::HeaderName;
+use reader::{Scope, Value};
+use secrets::Environment;
+use std::path::Path;
+
+/// Everything the gateway is told, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where clients connect, and what they may send.
+    pub server: ServerSettings,
+    /// The listener for metrics and health, if there is one.
+    pub admin: Option<AdminSettings>,
+    /// What is logged, and how.
+    pub log: LogSettings,
+    /// Issuers beside our own; no two have one name or one `iss`, and none is called `gateway`.
+    pub issuers: Vec<IssuerSettings>,
+    /// Where requests are forwarded to.
+    pub upstreams: Vec<UpstreamSettings>,
+    /// What is served. No two tie; the upstreams and issuers they name exist.
+    pub routes: Vec<RouteSettings>,
+    /// The identity headers of all routes, each once: removed from every request on every route.
+    pub protected_headers: Vec<HeaderName>,
+    /// What is allowed, but risky; in the order of the file.
+    pub warnings: Vec<Finding>,
+}
+
+impl Config {
+    /// Reads and checks a configuration file and the files it names. Creates nothing, asks no network.
+    ///
+    /// # Errors
+    /// [`ConfigErrors`]: every error of the file.
+    pub fn load(path: &Path) -> Result<Self, ConfigErrors> {
+        Self::load_with(path, &secrets::process_environment)
+    }
+
+    fn load_with(path: &Path, environment: Environment<'_>) -> Result<Self, ConfigErrors> {
+        let report = Report::new(path);
+        let config = read_tree(path, environment, &report).and_then(|root| {
+            let folder = path.parent().unwrap_or(Path::new(""));
+            let scope = Scope { report: &report, folder };
+            config(&Value { scope: &scope, node: &root, path: String::new() })
+        });
+        let warnings = report.conclude()?;
+        // Nothing is left out without an error; this only keeps a mistake here from becoming a panic.
+        let incomplete = || Finding {
+            file: path.to_owned(),
+            mark: None,
+            path: String::new(),
+            what: "could not be understood".to_owned(),
+            mend: "report this file as a bug".to_owned(),
+        };
+        let config = config.ok_or_else(|| ConfigErrors { errors: vec![incomplete()] })?;
+        Ok(Self { warnings, ..config })
+    }
+}
+
+/// Reads a file as a tree, with the environment put in.
+fn read_tree(path: &Path, environment: Environment<'_>, report: &Report) -> Option<yaml::Node> {
+    let bytes = match secrets::read_file(path, yaml::MAX_BYTES) {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            let what = format!("cannot be read: {}", secrets::why(&error));
+            report.error(None, "", what, "give the path of a readable YAML file of at most 4MiB");
+            return None;
+        }
+    };
+    let Ok(text) = String::from_utf8(bytes) else {
+        report.error(None, "", "is not UTF-8 text", "save the file as UTF-8");
+        return None;
+    };
+    let mut root = yaml::parse(&text, report)?;
+    secrets::interpolate(&mut root, "", environment, report);
+    Some(root)
+}
+
+fn config(root: &Value<'_>) -> Option<Config> {
+    let known = &["server", "admin", "log", "issuers", "upstreams", "forward", "routes"];
+    let fields = root.fields(known, &["forward_auth", "telemetry", "sessions"])?;
+    let names =
+        |key: &str| -> Vec<&str> { fields.get(key).map(|value| value.keys().collect()).unwrap_or_default() };
+    let server = server::server(fields.get("server").as_ref());
+    let admin = fields.get("admin").and_then(|value| server::admin(&value, &server));
+    let log = server::log(fields.get("log").as_ref());
+    let issuers = fields.get("issuers").map(|value| issuers::issuers(&value)).unwrap_or_default();
+    let upstreams = fields.get("upstreams").map(|value| upstreams::upstreams(&value)).unwrap_or_default();
+    let forward = fields
+        .get("forward")
+        .map_or_else(ForwardPlan::default, |value| forward::forward(&value, ForwardPlan::default()));
+    let around = routes::Surroundings {
+        upstream_names: names("upstreams"),
+        upstreams: &upstreams,
+        issuer_names: names("issuers").into_iter().filter(|name| *name != GATEWAY_ISSUER).collect(),
+        forward: &forward,
+        body_bytes: server.limits.body_bytes,
+    };
+    let routes = fields
+        .require("routes", "say what is served: a list of routes")
+        .map(|value| routes::routes(&value, &around))
+        .unwrap_or_default();
+    let protected_headers = protected(&forward, &routes);
+    Some(Config { server, admin, log, issuers, upstreams, routes, protected_headers, warnings: Vec::new() })
+}
+
+/// The identity headers of the general plan and of every route, each once.
+fn protected(forward: &ForwardPlan, routes: &[RouteSettings]) -> Vec<HeaderName> {
+    let plans = routes.iter().map(|route| &route.forward).chain([forward]);
+    let mut names: Vec<HeaderName> =
+        plans.flat_map(|plan| plan.headers.iter().map(|rule| rule.name.clone())).collect();
+    names.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
+    names.dedup();
+    names
+}

@@ -51,10 +51,15 @@ pub(super) fn private_key(value: &Value<'_>, file: &Path) -> Option<PrivateKeyDe
 }
 
 /// Reports at `value`, which names the key's file, if the key is unusable or not the certificate's.
-pub(super) fn check_pair(value: &Value<'_>, chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) {
+pub(super) fn check_pair(
+    value: &Value<'_>,
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) {
     let provider = rustls::crypto::aws_lc_rs::default_provider();
     if let Err(error) = CertifiedKey::from_der(chain, key, &provider) {
-        let mend = "give the key the certificate was made for: RSA of 2048 bits or more, P-256, P-384 or Ed25519";
+        let mend =
+            "give the key the certificate was made for: RSA of 2048 bits or more, P-256, P-384 or Ed25519";
         value.error(format!("the certificate and the private key do not go together ({error})"), mend);
     }
 }

@@ -111,13 +111,19 @@ impl<'a> Value<'a> {
         Some(Fields { scope: self.scope, entries, mark: self.node.mark, path: self.path.clone(), known })
     }
 
-    /// A mapping whose keys are names of the user's choice: the place of each name, the name, its value.
-    pub(super) fn named(&self, mend: &str) -> Vec<(Mark, &'a str, Value<'a>)> {
+    /// A mapping whose keys are names of the user's choice: each name and its value.
+    pub(super) fn named(&self, mend: &str) -> Vec<(&'a str, Value<'a>)> {
         let Kind::Mapping(entries) = &self.node.kind else {
             self.mistyped("a mapping", mend);
             return Vec::new();
         };
-        entries.iter().map(|entry| (entry.mark, entry.key.as_str(), self.at(entry))).collect()
+        entries.iter().map(|entry| (entry.key.as_str(), self.at(entry))).collect()
+    }
+
+    /// The keys of a mapping, whatever they hold; none if this is no mapping.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &'a str> + use<'a> {
+        let entries: &[Entry] = if let Kind::Mapping(entries) = &self.node.kind { entries } else { &[] };
+        entries.iter().map(|entry| entry.key.as_str())
     }
 
     fn at(&self, entry: &'a Entry) -> Value<'a> {
@@ -285,6 +291,10 @@ impl<'a> Fields<'a> {
 
     pub(super) fn error(&self, what: impl Into<String>, mend: impl Into<String>) {
         self.scope.report.error(self.mark, &self.path, what, mend);
+    }
+
+    pub(super) fn warning(&self, what: impl Into<String>, mend: impl Into<String>) {
+        self.scope.report.warning(self.mark, &self.path, what, mend);
     }
 
     pub(super) fn boolean(&self, key: &str, default: bool) -> bool {

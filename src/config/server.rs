@@ -144,27 +144,27 @@ fn limits(value: &Value<'_>) -> Limits {
     limits.header_fields = fields.number("header_fields", limits.header_fields, 1, 256);
     limits.target_bytes = fields.header_size("target_bytes", limits.target_bytes);
     limits.token_bytes = fields.header_size("token_bytes", limits.token_bytes);
-    if let Some(limit) = fields.get("body_bytes").and_then(|value| body_bytes(&value)) {
-        limits.body_bytes = limit;
+    if let Some(value) = fields.get("body_bytes") {
+        limits.body_bytes = body_bytes(&value, limits.body_bytes);
     }
     limits.header_timeout = fields.duration("header_timeout", limits.header_timeout);
     limits.body_timeout = fields.duration("body_timeout", limits.body_timeout);
     limits.idle_timeout = fields.duration("idle_timeout", limits.idle_timeout);
     for key in ["header_timeout", "body_timeout"] {
-        if let Some(value) = fields.get(key).filter(|value| value.duration_is_zero()) {
+        if let Some(value) = fields.get(key).filter(Value::duration_is_zero) {
             value.warning("gives clients no time at all", "write a duration such as 10s");
         }
     }
     limits
 }
 
-/// A limit for bodies, of the server or of a route; the inner `None` is no limit.
-pub(super) fn body_bytes(value: &Value<'_>) -> Option<Option<u64>> {
-    let size = value.size()?;
+/// A limit for bodies, of the server or of a route; `None` is no limit.
+pub(super) fn body_bytes(value: &Value<'_>, default: Option<u64>) -> Option<u64> {
+    let Some(size) = value.size() else { return default };
     if size == 0 {
         value.warning("bodies of any size are let through", "set a limit, such as 10MiB");
     }
-    Some((size > 0).then_some(size))
+    (size > 0).then_some(size)
 }
 
 pub(super) fn admin(value: &Value<'_>, server: &ServerSettings) -> Option<AdminSettings> {
@@ -194,7 +194,11 @@ pub(super) fn log(value: Option<&Value<'_>>) -> LogSettings {
     let levels = [LogLevel::Error, LogLevel::Warn, LogLevel::Info, LogLevel::Debug, LogLevel::Trace]
         .map(|level| (level.as_str(), level));
     LogSettings {
-        format: fields.word("format", &[("json", LogFormat::Json), ("text", LogFormat::Text)], default.format),
+        format: fields.word(
+            "format",
+            &[("json", LogFormat::Json), ("text", LogFormat::Text)],
+            default.format,
+        ),
         level: fields.word("level", &levels, default.level),
         access: fields.boolean("access", default.access),
     }

@@ -31,7 +31,9 @@ fn upstream(name: &str, value: &Value<'_>) -> Option<UpstreamSettings> {
         name: name.to_owned(),
         endpoints: endpoints.into_iter().map(|(_, endpoint)| endpoint).collect(),
         balance: fields.get("balance").and_then(|value| balance(&value)).unwrap_or(Balance::RoundRobin),
-        timeouts: fields.get("timeouts").map_or_else(default_timeouts, |value| timeouts(&value, default_timeouts())),
+        timeouts: fields
+            .get("timeouts")
+            .map_or_else(default_timeouts, |value| timeouts(&value, default_timeouts())),
         retries: fields.number("retries", 1, 0, 10),
         http2: fields.boolean("http2", false),
         tls,
@@ -75,7 +77,7 @@ fn balance(value: &Value<'_>) -> Option<Balance> {
     balance
 }
 
-fn default_timeouts() -> UpstreamTimeouts {
+pub(super) fn default_timeouts() -> UpstreamTimeouts {
     UpstreamTimeouts {
         connect: Duration::from_secs(2),
         read: Duration::from_secs(30),

@@ -105,10 +105,14 @@ mod tests {
 
     #[test]
     fn hosts_are_names_or_addresses() {
-        for host in ["api.example.com", "localhost", "10.0.0.1", "[::1]", "::1", "a_b.internal", "3com.example"] {
+        for host in
+            ["api.example.com", "localhost", "10.0.0.1", "[::1]", "::1", "a_b.internal", "3com.example"]
+        {
             assert!(is_host(host), "{host}");
         }
-        for host in ["", "a..b", "-a", "a-", "a b", "api.example.com:80", "1.2.3", "256.1.1.1", "*", "a/b", "ä.de"] {
+        for host in
+            ["", "a..b", "-a", "a-", "a b", "api.example.com:80", "1.2.3", "256.1.1.1", "*", "a/b", "ä.de"]
+        {
             assert!(!is_host(host), "{host}");
         }
     }

@@ -1,0 +1,208 @@
+//! The section `issuers`: whose access tokens are accepted beside our own.
+
+use super::pem;
+use super::reader::{Fields, Value};
+use super::web;
+use crate::key_set::{Algorithm, KeySetSettings, RefreshSettings, Source};
+use crate::secret::Secret;
+use crate::token::claims::{ClaimPath, GATEWAY_ISSUER};
+use crate::token::verifier::{IssuerSettings, TokenType};
+use http::Uri;
+use std::time::Duration;
+
+const SECRET_MAX_BYTES: u64 = 64 * 1024;
+
+pub(super) fn issuers(value: &Value<'_>) -> Vec<IssuerSettings> {
+    let mut issuers: Vec<IssuerSettings> = Vec::new();
+    for (name, value) in value.named("write one `name: { issuer: …, audiences: […], key_set: … }` per issuer")
+    {
+        web::check_name(&value, name);
+        if name == GATEWAY_ISSUER {
+            value.error("this name means our own issuer, which `sessions` sets up", "choose another name");
+        }
+        let Some(issuer) = issuer(name, &value) else { continue };
+        if let Some(other) = issuers.iter().find(|other| other.issuer == issuer.issuer) {
+            let what = format!("issuers.{} has the same issuer", other.name);
+            value.error(what, "tokens are told apart by `iss`: merge the two, or mend the `issuer` of one");
+        }
+        issuers.push(issuer);
+    }
+    issuers
+}
+
+fn issuer(name: &str, value: &Value<'_>) -> Option<IssuerSettings> {
+    let known =
+        &["issuer", "audiences", "algorithms", "key_set", "refresh", "leeway", "token_type", "claims"];
+    let fields = value.fields(known, &[])?;
+    let issuer = fields.require("issuer", "give the exact `iss` of its tokens").and_then(|v| v.text());
+    let audiences = audiences(&fields);
+    let source = fields
+        .require("key_set", "give one of url, discovery, file, secret_file")
+        .and_then(|value| source(&value, issuer.as_deref()));
+    let algorithms = algorithms(&fields, source.as_ref());
+    let refresh = fields.get("refresh").map_or_else(RefreshSettings::default, |value| refresh(&value));
+    let leeway = fields.duration("leeway", Duration::from_secs(30));
+    if let Some(value) = fields.get("leeway").filter(|_| leeway > Duration::from_secs(300)) {
+        value.warning("tokens stay good for more than 5m after they expire", "30s covers usual clocks");
+    }
+    let token_type =
+        fields.word("token_type", &[("any", TokenType::Any), ("at+jwt", TokenType::AtJwt)], TokenType::Any);
+    let claims = fields.get("claims").and_then(|value| value.fields(&["scopes", "roles"], &[]));
+    let places = |key, default: &[&str]| {
+        let value = claims.as_ref().and_then(|claims| claims.get(key));
+        value.map_or_else(
+            || default.iter().filter_map(|path| ClaimPath::parse(path)).collect(),
+            |value| value.items("write a list such as [roles]").iter().filter_map(claim_path).collect(),
+        )
+    };
+    Some(IssuerSettings {
+        name: name.to_owned(),
+        issuer: issuer?,
+        audiences,
+        algorithms,
+        keys: KeySetSettings { source: source?, refresh },
+        leeway,
+        token_type,
+        scopes: places("scopes", &["scope", "scp"]),
+        roles: places("roles", &["roles", "realm_access.roles"]),
+    })
+}
+
+fn audiences(fields: &Fields<'_>) -> Vec<String> {
+    let mend = "give the `aud` values meant for this gateway, such as [orders-api]";
+    let Some(value) = fields.require("audiences", mend) else { return Vec::new() };
+    if value.is_empty_list() {
+        value.error("no audience", mend);
+    }
+    value.texts(mend)
+}
+
+pub(super) fn claim_path(value: &Value<'_>) -> Option<ClaimPath> {
+    value.parsed(
+        "a claim",
+        "write a name, or names joined by dots such as realm_access.roles",
+        ClaimPath::parse,
+    )
+}
+
+fn source(value: &Value<'_>, issuer: Option<&str>) -> Option<Source> {
+    let fields = value.fields(&["url", "discovery", "file", "secret_file"], &[])?;
+    let (key, value) = fields.exactly_one(&["url", "discovery", "file", "secret_file"])?;
+    match key {
+        "url" => {
+            let uri = web::url(&value)?;
+            warn_of_plain_http(&value, &uri);
+            Some(Source::Url(value.text()?))
+        }
+        "discovery" => discovery(&value, issuer),
+        "file" => {
+            let file = value.file()?;
+            pem::read(&value, &file, 1024 * 1024)?;
+            Some(Source::File(file))
+        }
+        _ => {
+            let secret = Secret::new(pem::read(&value, &value.file()?, SECRET_MAX_BYTES)?);
+            Some(Source::Secret(secret))
+        }
+    }
+}
+
+fn discovery(value: &Value<'_>, issuer: Option<&str>) -> Option<Source> {
+    if !value.boolean()? {
+        value.error(
+            "false says nothing about where the keys are",
+            "write discovery: true, or url, file or secret_file",
+        );
+        return None;
+    }
+    let Ok(uri) = issuer?.parse::<Uri>() else {
+        value.error("the issuer is no URL to discover from", "give the key set's url instead");
+        return None;
+    };
+    if !matches!(uri.scheme_str(), Some("http" | "https")) {
+        value.error("the issuer is no http or https URL to discover from", "give the key set's url instead");
+        return None;
+    }
+    warn_of_plain_http(value, &uri);
+    Some(Source::Discovery)
+}
+
+fn warn_of_plain_http(value: &Value<'_>, uri: &Uri) {
+    if uri.scheme_str() == Some("http") && !uri.host().is_some_and(web::is_loopback) {
+        value.warning(
+            "keys come over plain http: whoever sits between can replace them",
+            "use https off this machine",
+        );
+    }
+}
+
+fn algorithms(fields: &Fields<'_>, source: Option<&Source>) -> Vec<Algorithm> {
+    let secret = match source {
+        Some(Source::Secret(secret)) => Some(secret),
+        _ => None,
+    };
+    let Some(list) = fields.get("algorithms") else {
+        if secret.is_some() {
+            let mend = "add algorithms: [HS256], or HS384 or HS512";
+            fields.error("a secret verifies none of the default algorithms", mend);
+        }
+        return Algorithm::DEFAULT.to_vec();
+    };
+    let mend = "write a list such as [RS256, ES256]";
+    if list.is_empty_list() {
+        list.error("no algorithm", mend);
+    }
+    let words: Vec<_> = Algorithm::ALL.iter().map(|algorithm| (algorithm.as_str(), *algorithm)).collect();
+    let mut algorithms = Vec::new();
+    for item in list.items(mend) {
+        let Some(algorithm) = item.word(&words) else { continue };
+        match (algorithm.shortest_secret(), secret, source) {
+            (Some(_), None, Some(_)) => {
+                item.error(
+                    "a shared-secret algorithm with public keys",
+                    "use RS*, PS*, ES* or EdDSA, or secret_file",
+                );
+            }
+            (None, Some(_), _) => {
+                item.error("a public-key algorithm with secret_file", "use HS256, HS384 or HS512");
+            }
+            (Some(least), Some(secret), _) if secret.expose().len() < least => {
+                let what = format!("{algorithm} needs a secret of at least {least} bytes");
+                item.error(what, "make a longer secret (RFC 7518 section 3.2), or use HS256");
+            }
+            _ => {}
+        }
+        if algorithm.is_hmac() {
+            item.warning(
+                "whoever can verify these tokens can also make them",
+                "let the issuer sign with a key pair if it can",
+            );
+        }
+        algorithms.push(algorithm);
+    }
+    algorithms
+}
+
+fn refresh(value: &Value<'_>) -> RefreshSettings {
+    let mut refresh = RefreshSettings::default();
+    let Some(fields) = value.fields(&["every", "stale_for", "timeout", "cooldown"], &[]) else {
+        return refresh;
+    };
+    refresh.every = fields.duration("every", refresh.every);
+    refresh.stale_for = fields.duration("stale_for", refresh.stale_for);
+    refresh.timeout = fields.duration("timeout", refresh.timeout);
+    refresh.cooldown = fields.duration("cooldown", refresh.cooldown);
+    if let Some(value) = fields.get("every").filter(|_| refresh.every < Duration::from_secs(10)) {
+        value.warning("asks the issuer for its keys more than every 10s", "10m is usual");
+    }
+    for key in ["timeout", "cooldown"] {
+        if let Some(value) = fields.get(key).filter(Value::duration_is_zero) {
+            let what = match key {
+                "timeout" => "no fetch can succeed in no time",
+                _ => "every token with an unknown key asks the issuer again",
+            };
+            value.warning(what, "write a duration such as 3s");
+        }
+    }
+    refresh
+}

@@ -1,0 +1,248 @@
+//! The section `routes`: which requests are served, what they must show, and where they go.
+
+use super::forward;
+use super::reader::{Fields, Value};
+use super::requirement;
+use super::server;
+use super::units;
+use super::upstreams;
+use super::web;
+use crate::gateway::settings::{RouteSettings, UpstreamSettings};
+use crate::policy::forward::ForwardPlan;
+use crate::policy::pattern::{HostPattern, PathPattern, PathPrefix};
+use crate::policy::requirement::Mode;
+use crate::policy::route::{RouteMatch, RouteTable};
+use http::Method;
+
+/// What routes refer to, and what they inherit.
+#[derive(Debug)]
+pub(super) struct Surroundings<'a> {
+    /// Names under `upstreams`, also of those with errors.
+    pub(super) upstream_names: Vec<&'a str>,
+    pub(super) upstreams: &'a [UpstreamSettings],
+    /// Names under `issuers`, also of those with errors, and `gateway` if there are sessions.
+    pub(super) issuer_names: Vec<&'a str>,
+    pub(super) forward: &'a ForwardPlan,
+    pub(super) body_bytes: Option<u64>,
+}
+
+pub(super) fn routes(value: &Value<'_>, around: &Surroundings<'_>) -> Vec<RouteSettings> {
+    let mut placed: Vec<(Value<'_>, RouteMatch)> = Vec::new();
+    let mut routes = Vec::new();
+    for item in value.items("write one `- name: …` per route") {
+        let known = &[
+            "name",
+            "match",
+            "upstream",
+            "auth",
+            "forward",
+            "rewrite",
+            "allow_in_path",
+            "upgrade",
+            "limits",
+            "timeouts",
+        ];
+        let Some(fields) = item.fields(known, &["cors", "rate_limit"]) else { continue };
+        let (matched, route) = route(&fields, around);
+        if let Some((place, matched)) = matched {
+            if let Some(name) = fields.get("name")
+                && placed.iter().any(|(_, other)| other.name == matched.name)
+            {
+                name.error(format!("two routes are called {}", name.shown()), "give each its own name");
+            }
+            placed.push((place, matched));
+        }
+        routes.extend(route);
+    }
+    report_ties(&placed);
+    routes
+}
+
+fn report_ties(placed: &[(Value<'_>, RouteMatch)]) {
+    let table = RouteTable::build(placed.iter().map(|(_, matched)| (matched.clone(), ())));
+    for tie in table.err().unwrap_or_default() {
+        let (first, second) = tie.routes;
+        if let (Some((first, _)), Some((second, _))) = (placed.get(first), placed.get(second)) {
+            let what = format!("matches the same requests as {} (route {:?})", first.path, tie.names.0);
+            second.error(what, "give them different hosts, paths or methods");
+        }
+    }
+}
+
+/// The match with its place as soon as it is well formed, so that ties are seen beside other errors.
+fn route<'a>(
+    fields: &Fields<'a>,
+    around: &Surroundings<'_>,
+) -> (Option<(Value<'a>, RouteMatch)>, Option<RouteSettings>) {
+    let name = fields.require("name", "add a name: metrics, logs and errors use it").and_then(|value| {
+        value.parsed("a plain name", "use up to 64 letters, digits, hyphens, underscores and dots", |text| {
+            web::is_name(text).then(|| text.to_owned())
+        })
+    });
+    let place = fields.require("match", "say which requests it serves, such as match: { path: /orders/** }");
+    let matched = place.as_ref().and_then(route_match);
+    let upstream = fields
+        .require("upstream", "name the upstream it forwards to")
+        .and_then(|value| upstream(&value, around));
+    let auth = fields.get("auth");
+    let requirement = auth.as_ref().map(|value| requirement::requirement(value, &around.issuer_names));
+    let requirement = requirement.unwrap_or_default();
+    if let Some(value) = auth.as_ref().filter(|_| requirement.mode == Mode::Public)
+        && matched.as_ref().is_some_and(|(path, hosts, _)| hosts.is_empty() && path.to_string() == "/**")
+    {
+        value.warning("everything no other route serves is public", "make single paths public instead");
+    }
+    if requirement.mode == Mode::Required && around.issuer_names.is_empty() {
+        fields.warning(
+            "asks for a token, and no issuer is configured",
+            "add issuers or sessions, or auth: public",
+        );
+    }
+    let forward = fields
+        .get("forward")
+        .map_or_else(|| around.forward.clone(), |value| forward::forward(&value, around.forward.clone()));
+    let strip_prefix =
+        fields.get("rewrite").and_then(|value| strip_prefix(&value, matched.as_ref().map(|(path, ..)| path)));
+    refuse_upgrade(fields);
+    let limits = fields.get("limits").and_then(|value| value.fields(&["body_bytes"], &[]));
+    let body_bytes =
+        limits.and_then(|limits| server::body_bytes(&limits.get("body_bytes")?)).unwrap_or(around.body_bytes);
+    let timeouts = upstream.and_then(|(_, settings)| settings).map(|settings| settings.timeouts);
+    let timeouts = match fields.get("timeouts") {
+        Some(value) => {
+            Some(upstreams::timeouts(&value, timeouts.unwrap_or_else(upstreams::default_timeouts)))
+        }
+        None => timeouts,
+    };
+    let (Some(name), Some(place), Some((path, hosts, methods))) = (name, place, matched) else {
+        return (None, None);
+    };
+    let matched = RouteMatch { name, hosts, path, methods };
+    let settings = upstream.zip(timeouts).map(|((upstream, _), timeouts)| RouteSettings {
+        matched: matched.clone(),
+        upstream: upstream.to_owned(),
+        requirement,
+        forward,
+        strip_prefix,
+        body_bytes,
+        timeouts,
+    });
+    (Some((place, matched)), settings)
+}
+
+fn route_match(value: &Value<'_>) -> Option<(PathPattern, Vec<HostPattern>, Vec<Method>)> {
+    let fields = value.fields(&["hosts", "path", "methods"], &[])?;
+    let hosts = match fields.get("hosts") {
+        Some(value) => list(&value, "remove the key to serve every host", host)?,
+        None => Vec::new(),
+    };
+    let methods = match fields.get("methods") {
+        Some(value) => list(&value, "remove the key to serve every method", method)?,
+        None => Vec::new(),
+    };
+    let path = fields.require("path", "add the path, such as /orders/**, or /** for all")?;
+    Some((self::path(&path)?, hosts, methods))
+}
+
+/// Every item, or `None` if any is wrong, so that no tie is reported of half a list.
+fn list<T: PartialEq>(
+    value: &Value<'_>,
+    mend: &str,
+    read: impl Fn(&Value<'_>) -> Option<T>,
+) -> Option<Vec<T>> {
+    if value.is_empty_list() {
+        value.error("an empty list serves nothing", mend);
+    }
+    let items = value.items("write a list such as [a, b]");
+    let mut read_items = Vec::new();
+    for item in &items {
+        let read = read(item)?;
+        if read_items.contains(&read) {
+            item.error(format!("{} stands here twice", item.shown()), "keep one of the two");
+        }
+        read_items.push(read);
+    }
+    (!read_items.is_empty()).then_some(read_items)
+}
+
+fn host(value: &Value<'_>) -> Option<HostPattern> {
+    let text = value.text()?;
+    match HostPattern::parse(&text) {
+        Ok(host) => Some(host),
+        Err(error) => {
+            value.error(format!("{} is not a host", value.shown()), error.to_string());
+            None
+        }
+    }
+}
+
+fn path(value: &Value<'_>) -> Option<PathPattern> {
+    let text = value.text()?;
+    match PathPattern::parse(&text) {
+        Ok(path) => Some(path),
+        Err(error) => {
+            value.error(format!("{} is not a path", value.shown()), error.to_string());
+            None
+        }
+    }
+}
+
+/// Methods are case-sensitive (RFC 9110 section 9.1), and every registered one is in capitals.
+fn method(value: &Value<'_>) -> Option<Method> {
+    let text = value.text()?;
+    if matches!(text.as_str(), "CONNECT" | "TRACE") {
+        value.error(format!("{text} is never served"), "remove it");
+        return None;
+    }
+    let capitals = !text.bytes().any(|b| b.is_ascii_lowercase());
+    let method = Method::from_bytes(text.as_bytes()).ok().filter(|_| capitals);
+    if method.is_none() {
+        let mend = "write methods in capitals, such as GET";
+        value.error(format!("{} is not a method", value.shown()), mend);
+    }
+    method
+}
+
+fn upstream<'a>(
+    value: &Value<'_>,
+    around: &Surroundings<'a>,
+) -> Option<(&'a str, Option<&'a UpstreamSettings>)> {
+    let text = value.text()?;
+    let Some(name) = around.upstream_names.iter().find(|name| **name == text) else {
+        let mend = match units::nearest(&text, around.upstream_names.iter().copied()) {
+            Some(meant) => format!("did you mean {meant}?"),
+            None => "add it under upstreams".to_owned(),
+        };
+        value.error(format!("there is no upstream {}", value.shown()), mend);
+        return None;
+    };
+    Some((name, around.upstreams.iter().find(|upstream| upstream.name == text)))
+}
+
+fn strip_prefix(value: &Value<'_>, path: Option<&PathPattern>) -> Option<PathPrefix> {
+    let fields = value.fields(&["strip_prefix"], &[])?;
+    let value = fields.get("strip_prefix")?;
+    let text = value.text()?;
+    let prefix = match PathPrefix::parse(&text) {
+        Ok(prefix) => prefix,
+        Err(error) => {
+            value.error(format!("{} is not a prefix", value.shown()), error.to_string());
+            return None;
+        }
+    };
+    if path.is_some_and(|path| !path.lies_below(&prefix)) {
+        value.error(
+            "not every path of this route begins so",
+            "give a prefix of match.path, in whole segments and without {…}",
+        );
+    }
+    Some(prefix)
+}
+
+fn refuse_upgrade(fields: &Fields<'_>) {
+    if let Some(value) = fields.get("upgrade")
+        && value.boolean() == Some(true)
+    {
+        value.error("true is not supported yet", "remove this key: WebSocket is not served");
+    }
+}
