@@ -26,7 +26,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("redis", &["session/redis"]),
     ("redb", &["session/embedded"]),
     ("jsonwebtoken", &["token", "key_set"]),
-    ("serde_yaml", &["config", "directory/file"]),
+    ("saphyr_parser", &["config/yaml"]),
     ("prometheus", &["metrics"]),
     ("argon2", &["directory/password"]),
     ("reqwest", &["outbound"]),

@@ -17,18 +17,21 @@ mod yaml;
 
 pub use finding::{ConfigErrors, Finding, Mark};
 
-use crate::gateway::settings::{AdminSettings, LogSettings, RouteSettings, ServerSettings, UpstreamSettings};
+use crate::gateway::headers::ProtectedNames;
+use crate::gateway::route::{self, Route};
+use crate::gateway::settings::{AdminSettings, LogSettings, ServerSettings, UpstreamSettings};
 use crate::policy::forward::ForwardPlan;
+use crate::policy::route::RouteTable;
 use crate::token::claims::GATEWAY_ISSUER;
 use crate::token::verifier::IssuerSettings;
 use finding::Report;
-use http::HeaderName;
 use reader::{Scope, Value};
 use secrets::Environment;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Everything the gateway is told, checked.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Config {
     /// Where clients connect, and what they may send.
     pub server: ServerSettings,
@@ -40,10 +43,10 @@ pub struct Config {
     pub issuers: Vec<IssuerSettings>,
     /// Where requests are forwarded to.
     pub upstreams: Vec<UpstreamSettings>,
-    /// What is served. No two tie; the upstreams and issuers they name exist.
-    pub routes: Vec<RouteSettings>,
-    /// The identity headers of all routes, each once: removed from every request on every route.
-    pub protected_headers: Vec<HeaderName>,
+    /// What is served; the upstreams and issuers the routes name exist.
+    pub routes: RouteTable<Arc<Route>>,
+    /// The identity headers of all routes: removed from every request on every route.
+    pub protected: ProtectedNames,
     /// What is allowed, but risky; in the order of the file.
     pub warnings: Vec<Finding>,
 }
@@ -107,9 +110,12 @@ fn config(root: &Value<'_>) -> Option<Config> {
     let log = server::log(fields.get("log").as_ref());
     let issuers = fields.get("issuers").map(|value| issuers::issuers(&value)).unwrap_or_default();
     let upstreams = fields.get("upstreams").map(|value| upstreams::upstreams(&value)).unwrap_or_default();
-    let forward = fields
-        .get("forward")
-        .map_or_else(ForwardPlan::default, |value| forward::forward(&value, ForwardPlan::default()));
+    let mut headers = Vec::new();
+    let forward = match fields.get("forward") {
+        Some(value) => forward::forward(&value, ForwardPlan::default(), &mut headers),
+        None => ForwardPlan::default(),
+    };
+    headers.extend(forward.headers.iter().map(|rule| rule.name.clone()));
     let around = routes::Surroundings {
         upstream_names: names("upstreams"),
         upstreams: &upstreams,
@@ -117,20 +123,12 @@ fn config(root: &Value<'_>) -> Option<Config> {
         forward: &forward,
         body_bytes: server.limits.body_bytes,
     };
-    let routes = fields
-        .require("routes", "say what is served: a list of routes")
-        .map(|value| routes::routes(&value, &around))
-        .unwrap_or_default();
-    let protected_headers = protected(&forward, &routes);
-    Some(Config { server, admin, log, issuers, upstreams, routes, protected_headers, warnings: Vec::new() })
-}
-
-/// The identity headers of the general plan and of every route, each once.
-fn protected(forward: &ForwardPlan, routes: &[RouteSettings]) -> Vec<HeaderName> {
-    let plans = routes.iter().map(|route| &route.forward).chain([forward]);
-    let mut names: Vec<HeaderName> =
-        plans.flat_map(|plan| plan.headers.iter().map(|rule| rule.name.clone())).collect();
-    names.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
-    names.dedup();
-    names
+    let routes = match fields.get("routes") {
+        Some(value) => routes::routes(&value, &around, &mut headers),
+        None => Vec::new(),
+    };
+    // Where routes tie or headers clash, that was reported above.
+    let routes = route::table(routes).ok()?;
+    let protected = ProtectedNames::new(&headers).ok()?;
+    Some(Config { server, admin, log, issuers, upstreams, routes, protected, warnings: Vec::new() })
 }

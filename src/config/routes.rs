@@ -7,12 +7,14 @@ use super::server;
 use super::units;
 use super::upstreams;
 use super::web;
-use crate::gateway::settings::{RouteSettings, UpstreamSettings};
+use crate::gateway::path::{AllowedInPath, Oddity};
+use crate::gateway::route::Route;
+use crate::gateway::settings::UpstreamSettings;
 use crate::policy::forward::ForwardPlan;
 use crate::policy::pattern::{HostPattern, PathPattern, PathPrefix};
 use crate::policy::requirement::Mode;
 use crate::policy::route::{RouteMatch, RouteTable};
-use http::Method;
+use http::{HeaderName, Method};
 
 /// What routes refer to, and what they inherit.
 #[derive(Debug)]
@@ -26,7 +28,11 @@ pub(super) struct Surroundings<'a> {
     pub(super) body_bytes: Option<u64>,
 }
 
-pub(super) fn routes(value: &Value<'_>, around: &Surroundings<'_>) -> Vec<RouteSettings> {
+pub(super) fn routes(
+    value: &Value<'_>,
+    around: &Surroundings<'_>,
+    headers: &mut Vec<HeaderName>,
+) -> Vec<Route> {
     let mut placed: Vec<(Value<'_>, RouteMatch)> = Vec::new();
     let mut routes = Vec::new();
     for item in value.items("write one `- name: …` per route") {
@@ -43,7 +49,7 @@ pub(super) fn routes(value: &Value<'_>, around: &Surroundings<'_>) -> Vec<RouteS
             "timeouts",
         ];
         let Some(fields) = item.fields(known, &["cors", "rate_limit"]) else { continue };
-        let (matched, route) = route(&fields, around);
+        let (matched, route) = route(&fields, around, headers);
         if let Some((place, matched)) = matched {
             if let Some(name) = fields.get("name")
                 && placed.iter().any(|(_, other)| other.name == matched.name)
@@ -73,7 +79,8 @@ fn report_ties(placed: &[(Value<'_>, RouteMatch)]) {
 fn route<'a>(
     fields: &Fields<'a>,
     around: &Surroundings<'_>,
-) -> (Option<(Value<'a>, RouteMatch)>, Option<RouteSettings>) {
+    headers: &mut Vec<HeaderName>,
+) -> (Option<(Value<'a>, RouteMatch)>, Option<Route>) {
     let name = fields.require("name", "add a name: metrics, logs and errors use it").and_then(|value| {
         value.parsed("a plain name", "use up to 64 letters, digits, hyphens, underscores and dots", |text| {
             web::is_name(text).then(|| text.to_owned())
@@ -98,15 +105,18 @@ fn route<'a>(
             "add issuers or sessions, or auth: public",
         );
     }
-    let forward = fields
-        .get("forward")
-        .map_or_else(|| around.forward.clone(), |value| forward::forward(&value, around.forward.clone()));
+    let forward = fields.get("forward").map_or_else(
+        || around.forward.clone(),
+        |value| forward::forward(&value, around.forward.clone(), headers),
+    );
     let strip_prefix =
         fields.get("rewrite").and_then(|value| strip_prefix(&value, matched.as_ref().map(|(path, ..)| path)));
+    let allow_in_path = fields.get("allow_in_path").map(|value| allowed_in_path(&value)).unwrap_or_default();
     refuse_upgrade(fields);
     let limits = fields.get("limits").and_then(|value| value.fields(&["body_bytes"], &[]));
-    let body_bytes =
-        limits.and_then(|limits| server::body_bytes(&limits.get("body_bytes")?)).unwrap_or(around.body_bytes);
+    let body_bytes = limits
+        .and_then(|limits| limits.get("body_bytes"))
+        .map_or(around.body_bytes, |value| server::body_bytes(&value, around.body_bytes));
     let timeouts = upstream.and_then(|(_, settings)| settings).map(|settings| settings.timeouts);
     let timeouts = match fields.get("timeouts") {
         Some(value) => {
@@ -118,12 +128,13 @@ fn route<'a>(
         return (None, None);
     };
     let matched = RouteMatch { name, hosts, path, methods };
-    let settings = upstream.zip(timeouts).map(|((upstream, _), timeouts)| RouteSettings {
+    let settings = upstream.zip(timeouts).map(|((upstream, _), timeouts)| Route {
         matched: matched.clone(),
         upstream: upstream.to_owned(),
         requirement,
         forward,
         strip_prefix,
+        allow_in_path,
         body_bytes,
         timeouts,
     });
@@ -237,6 +248,20 @@ fn strip_prefix(value: &Value<'_>, path: Option<&PathPattern>) -> Option<PathPre
         );
     }
     Some(prefix)
+}
+
+fn allowed_in_path(value: &Value<'_>) -> AllowedInPath {
+    let allowed = |item: &Value<'_>| {
+        let text = item.text()?;
+        let oddity = Oddity::parse(&text).ok();
+        if oddity.is_none() {
+            let known: Vec<_> = Oddity::ALL.iter().map(|oddity| oddity.as_str()).collect();
+            let mend = format!("what can be: {}", known.join(", "));
+            item.error(format!("{} cannot be allowed in a path", item.shown()), mend);
+        }
+        oddity
+    };
+    value.items("write a list such as [\"%2F\"]").iter().filter_map(allowed).collect()
 }
 
 fn refuse_upgrade(fields: &Fields<'_>) {

@@ -1,11 +1,7 @@
-//! What the gateway needs to know before it starts: listeners, limits, upstreams, routes, admin and log.
+//! What the gateway needs to know before it starts: listeners, limits, shutdown, upstreams, admin and log.
 //!
 //! Plain data, filled by the configuration; every value here was checked by it.
 
-use crate::policy::forward::ForwardPlan;
-use crate::policy::pattern::PathPrefix;
-use crate::policy::requirement::Requirement;
-use crate::policy::route::RouteMatch;
 use ipnet::IpNet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -225,23 +221,4 @@ impl LogLevel {
             Self::Trace => "trace",
         }
     }
-}
-
-/// One route: which requests it serves, what it asks of them, and where they go.
-#[derive(Debug, Clone)]
-pub struct RouteSettings {
-    /// Which requests; no two routes tie.
-    pub matched: RouteMatch,
-    /// The name of the upstream, which exists.
-    pub upstream: String,
-    /// What it asks of its callers; the issuers it names exist.
-    pub requirement: Requirement,
-    /// What its upstream is told about the caller.
-    pub forward: ForwardPlan,
-    /// Taken off the path before it is forwarded; every path of the route has it.
-    pub strip_prefix: Option<PathPrefix>,
-    /// Bytes of a request body, the server's unless the route has its own; `None` is no limit.
-    pub body_bytes: Option<u64>,
-    /// The upstream's timeouts, overridden one by one.
-    pub timeouts: UpstreamTimeouts,
 }
