@@ -1,11 +1,16 @@
 //! Sessions: refresh tokens, their rotation, the stores that keep them, and what is known to be ended.
 
+pub mod confirmation;
+pub mod deferred;
 pub mod embedded;
 pub mod family;
 pub mod id;
 mod record;
 pub mod refresh_token;
+pub mod revocation;
 pub mod store;
 
 #[cfg(test)]
 mod conformance;
+#[cfg(test)]
+mod scripted;

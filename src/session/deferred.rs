@@ -1,0 +1,111 @@
+//! Logouts that the store could not take: they are kept in memory and carried out once it is back.
+
+use super::id::{SessionId, UserKey};
+use super::store::{EndReason, SessionStore, StoreError};
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// Logouts that may wait.
+const WAITING: usize = 65_536;
+/// Pause before a failed one is tried again.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Logouts to be carried out as soon as the store answers.
+#[derive(Debug, Default)]
+pub struct DeferredLogouts {
+    waiting: Mutex<VecDeque<(UserKey, SessionId, EndReason)>>,
+    arrived: Notify,
+}
+
+impl DeferredLogouts {
+    /// With none waiting.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Queues a logout; `false` if the queue is full, and nothing may be promised to the user.
+    pub fn end(&self, user: UserKey, session: SessionId, why: EndReason) -> bool {
+        let mut waiting = self.waiting();
+        if waiting.len() >= WAITING {
+            return false;
+        }
+        waiting.push_back((user, session, why));
+        drop(waiting);
+        self.arrived.notify_one();
+        true
+    }
+
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.waiting().len()
+    }
+
+    /// Whether none waits.
+    pub fn is_empty(&self) -> bool {
+        self.waiting().is_empty()
+    }
+
+    fn first(&self) -> Option<(UserKey, SessionId, EndReason)> {
+        self.waiting().front().copied()
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, VecDeque<(UserKey, SessionId, EndReason)>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Carries the logouts out, in order, for as long as it is polled; one leaves the queue when the store has
+/// taken it.
+pub async fn carry_out(deferred: Arc<DeferredLogouts>, store: Arc<dyn SessionStore>) -> Infallible {
+    loop {
+        let Some((user, session, why)) = deferred.first() else {
+            deferred.arrived.notified().await;
+            continue;
+        };
+        match store.end(user, session, why).await {
+            Err(StoreError::Unavailable(_)) => tokio::time::sleep(PAUSE).await,
+            // What the store cannot read it cannot refresh either: that session is as good as ended.
+            Ok(_) | Err(StoreError::Corrupt(_)) => drop(deferred.waiting().pop_front()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::scripted::ScriptedStore;
+
+    #[tokio::test]
+    async fn a_logout_waits_until_the_store_has_taken_it() {
+        let (store, _asked) = ScriptedStore::new();
+        let mut tried = store.ended();
+        let store = Arc::new(store);
+        store.refuse_ends(true);
+        let deferred = Arc::new(DeferredLogouts::new());
+        let (user, session) = (UserKey::from_bytes([1; 12]), SessionId::from_bytes([2; 16]));
+        assert!(deferred.end(user, session, EndReason::Logout));
+        let task = tokio::spawn(carry_out(Arc::clone(&deferred), store.clone()));
+
+        assert_eq!(tried.recv().await.unwrap(), session);
+        assert_eq!(deferred.len(), 1);
+        store.refuse_ends(false);
+        assert_eq!(tried.recv().await.unwrap(), session);
+        while !deferred.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        task.abort();
+    }
+
+    #[test]
+    fn a_full_queue_promises_nothing() {
+        let deferred = DeferredLogouts::new();
+        let (user, session) = (UserKey::from_bytes([1; 12]), SessionId::from_bytes([2; 16]));
+        for _ in 0..WAITING {
+            assert!(deferred.end(user, session, EndReason::Logout));
+        }
+        assert!(!deferred.end(user, session, EndReason::Logout));
+    }
+}
