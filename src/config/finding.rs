@@ -103,6 +103,12 @@ impl Report {
         self.warnings.borrow_mut().push(self.finding(mark.into(), path, what, mend));
     }
 
+    /// Takes over what was found in a file that this one names.
+    pub(super) fn absorb(&self, other: Self) {
+        self.errors.borrow_mut().extend(other.errors.into_inner());
+        self.warnings.borrow_mut().extend(other.warnings.into_inner());
+    }
+
     /// The warnings, or all errors; each in the order of the file, what other files add after it.
     pub(super) fn conclude(self) -> Result<Vec<Finding>, ConfigErrors> {
         let own = self.file;

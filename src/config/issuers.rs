@@ -128,7 +128,7 @@ fn discovery(value: &Value<'_>, issuer: Option<&str>) -> Option<Source> {
 }
 
 fn warn_of_plain_http(value: &Value<'_>, uri: &Uri) {
-    if uri.scheme_str() == Some("http") && !uri.host().is_some_and(web::is_loopback) {
+    if web::is_plain_off_loopback(uri) {
         value.warning(
             "keys come over plain http: whoever sits between can replace them",
             "use https off this machine",

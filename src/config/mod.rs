@@ -10,12 +10,18 @@ mod requirement;
 mod routes;
 mod secrets;
 mod server;
+mod sessions;
+mod store;
 mod units;
 mod upstreams;
+mod users;
 mod web;
 mod yaml;
 
 pub use finding::{ConfigErrors, Finding, Mark};
+pub use sessions::{SecretPlan, SessionsConfig};
+pub use store::StoreConfig;
+pub use users::{UsersConfig, load_users};
 
 use crate::gateway::headers::ProtectedNames;
 use crate::gateway::route::{self, Route};
@@ -29,6 +35,7 @@ use reader::{Scope, Value};
 use secrets::Environment;
 use std::path::Path;
 use std::sync::Arc;
+use yaml::Node;
 
 /// Everything the gateway is told, checked.
 #[derive(Debug)]
@@ -41,6 +48,8 @@ pub struct Config {
     pub log: LogSettings,
     /// Issuers beside our own; no two have one name or one `iss`, and none is called `gateway`.
     pub issuers: Vec<IssuerSettings>,
+    /// Our own issuer and its endpoints, if they are served.
+    pub sessions: Option<SessionsConfig>,
     /// Where requests are forwarded to.
     pub upstreams: Vec<UpstreamSettings>,
     /// What is served; the upstreams and issuers the routes name exist.
@@ -62,11 +71,8 @@ impl Config {
 
     fn load_with(path: &Path, environment: Environment<'_>) -> Result<Self, ConfigErrors> {
         let report = Report::new(path);
-        let config = read_tree(path, environment, &report).and_then(|root| {
-            let folder = path.parent().unwrap_or(Path::new(""));
-            let scope = Scope { report: &report, folder };
-            config(&Value { scope: &scope, node: &root, path: String::new() })
-        });
+        let config =
+            read_tree(path, environment, &report).and_then(|root| compile(path, &root, environment, &report));
         let warnings = report.conclude()?;
         // Nothing is left out without an error; this only keeps a mistake here from becoming a panic.
         let incomplete = || Finding {
@@ -82,7 +88,7 @@ impl Config {
 }
 
 /// Reads a file as a tree, with the environment put in.
-fn read_tree(path: &Path, environment: Environment<'_>, report: &Report) -> Option<yaml::Node> {
+fn read_tree(path: &Path, environment: Environment<'_>, report: &Report) -> Option<Node> {
     let bytes = match secrets::read_file(path, yaml::MAX_BYTES) {
         Ok(bytes) => bytes,
         Err(error) => {
@@ -100,15 +106,22 @@ fn read_tree(path: &Path, environment: Environment<'_>, report: &Report) -> Opti
     Some(root)
 }
 
+fn compile(path: &Path, root: &Node, environment: Environment<'_>, report: &Report) -> Option<Config> {
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let scope = Scope { report, folder, environment };
+    config(&Value { scope: &scope, node: root, path: String::new() })
+}
+
 fn config(root: &Value<'_>) -> Option<Config> {
-    let known = &["server", "admin", "log", "issuers", "upstreams", "forward", "routes"];
-    let fields = root.fields(known, &["forward_auth", "telemetry", "sessions"])?;
+    let known = &["server", "admin", "log", "issuers", "sessions", "upstreams", "forward", "routes"];
+    let fields = root.fields(known, &["forward_auth", "telemetry"])?;
     let names =
         |key: &str| -> Vec<&str> { fields.get(key).map(|value| value.keys().collect()).unwrap_or_default() };
     let server = server::server(fields.get("server").as_ref());
     let admin = fields.get("admin").and_then(|value| server::admin(&value, &server));
     let log = server::log(fields.get("log").as_ref());
     let issuers = fields.get("issuers").map(|value| issuers::issuers(&value)).unwrap_or_default();
+    let sessions = fields.get("sessions").and_then(|value| sessions::sessions(&value));
     let upstreams = fields.get("upstreams").map(|value| upstreams::upstreams(&value)).unwrap_or_default();
     let mut headers = Vec::new();
     let forward = match fields.get("forward") {
@@ -116,10 +129,13 @@ fn config(root: &Value<'_>) -> Option<Config> {
         None => ForwardPlan::default(),
     };
     headers.extend(forward.headers.iter().map(|rule| rule.name.clone()));
+    let mut issuer_names = names("issuers");
+    issuer_names.retain(|name| *name != GATEWAY_ISSUER);
+    issuer_names.extend(fields.get("sessions").map(|_| GATEWAY_ISSUER));
     let around = routes::Surroundings {
         upstream_names: names("upstreams"),
         upstreams: &upstreams,
-        issuer_names: names("issuers").into_iter().filter(|name| *name != GATEWAY_ISSUER).collect(),
+        issuer_names,
         forward: &forward,
         body_bytes: server.limits.body_bytes,
     };
@@ -130,5 +146,6 @@ fn config(root: &Value<'_>) -> Option<Config> {
     // Where routes tie or headers clash, that was reported above.
     let routes = route::table(routes).ok()?;
     let protected = ProtectedNames::new(&headers).ok()?;
-    Some(Config { server, admin, log, issuers, upstreams, routes, protected, warnings: Vec::new() })
+    let warnings = Vec::new();
+    Some(Config { server, admin, log, issuers, sessions, upstreams, routes, protected, warnings })
 }

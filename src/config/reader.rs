@@ -1,17 +1,43 @@
 //! Typed reading of the tree: each wrong value is reported where it stands, and reading goes on.
 
 use super::finding::{Mark, Report};
+use super::secrets::Environment;
 use super::units;
 use super::yaml::{self, Entry, Kind, Node, Scalar, Style};
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// What every section needs beside its own keys.
-#[derive(Debug)]
 pub(super) struct Scope<'a> {
     pub(super) report: &'a Report,
     /// The folder of the configuration file, which relative paths are relative to.
     pub(super) folder: &'a Path,
+    /// For the files it names.
+    pub(super) environment: Environment<'a>,
+}
+
+impl fmt::Debug for Scope<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scope").field("folder", &self.folder).finish_non_exhaustive()
+    }
+}
+
+/// Where a key stands, or where it would.
+#[derive(Debug)]
+pub(super) struct Place {
+    mark: Mark,
+    path: String,
+}
+
+impl Place {
+    pub(super) fn error(&self, scope: &Scope<'_>, what: impl Into<String>, mend: impl Into<String>) {
+        scope.report.error(self.mark, &self.path, what, mend);
+    }
+
+    pub(super) fn warning(&self, scope: &Scope<'_>, what: impl Into<String>, mend: impl Into<String>) {
+        scope.report.warning(self.mark, &self.path, what, mend);
+    }
 }
 
 /// A value and the way to it.
@@ -65,6 +91,11 @@ impl<'a> Value<'a> {
     /// Whether this is a well-formed duration of no length; reports nothing.
     pub(super) fn duration_is_zero(&self) -> bool {
         matches!(&self.node.kind, Kind::Scalar(s) if units::duration(&s.text) == Some(Duration::ZERO))
+    }
+
+    /// Whether this is exactly that text; reports nothing.
+    pub(super) fn is_text(&self, text: &str) -> bool {
+        matches!(&self.node.kind, Kind::Scalar(scalar) if scalar.text == text)
     }
 
     pub(super) fn is_scalar(&self) -> bool {
@@ -124,6 +155,12 @@ impl<'a> Value<'a> {
     pub(super) fn keys(&self) -> impl Iterator<Item = &'a str> + use<'a> {
         let entries: &[Entry] = if let Kind::Mapping(entries) = &self.node.kind { entries } else { &[] };
         entries.iter().map(|entry| entry.key.as_str())
+    }
+
+    /// A member of a mapping, whatever its other keys.
+    pub(super) fn member(&self, key: &str) -> Option<Value<'a>> {
+        let Kind::Mapping(entries) = &self.node.kind else { return None };
+        entries.iter().find(|entry| entry.key == key).map(|entry| self.at(entry))
     }
 
     fn at(&self, entry: &'a Entry) -> Value<'a> {
@@ -190,7 +227,15 @@ impl<'a> Value<'a> {
     }
 
     pub(super) fn duration(&self) -> Option<Duration> {
-        let mend = "write a whole number and ms, s, m, h or d, such as 10s";
+        self.read_duration("write a whole number and ms, s, m, h or d, such as 10s")
+    }
+
+    /// A duration, where `word` is possible too and was looked for before.
+    pub(super) fn duration_or(&self, word: &str) -> Option<Duration> {
+        self.read_duration(&format!("write {word}, or a whole number and ms, s, m, h or d, such as 10s"))
+    }
+
+    fn read_duration(&self, mend: &str) -> Option<Duration> {
         let scalar = self.scalar("a duration", mend)?;
         let duration = units::duration(&scalar.text);
         if duration.is_none() {
@@ -273,12 +318,23 @@ impl<'a> Fields<'a> {
         value
     }
 
+    pub(super) fn scope(&self) -> &'a Scope<'a> {
+        self.scope
+    }
+
+    /// Where a key's value stands, or the mapping that lacks the key.
+    pub(super) fn place_of(&self, key: &str) -> Place {
+        let mark = self.get(key).map_or(self.mark, |value| value.node.mark);
+        Place { mark, path: yaml::member(&self.path, key) }
+    }
+
     /// The one of several keys that excludes the others.
     pub(super) fn exactly_one(&self, keys: &[&'static str]) -> Option<(&'static str, Value<'a>)> {
         let mut present = keys.iter().filter_map(|key| Some((*key, self.get(key)?)));
         let first = present.next();
         let list = || keys.join(", ");
-        if first.is_none() {
+        // Whatever else stands here was reported when the keys were looked at.
+        if first.is_none() && self.entries.is_empty() {
             self.error("empty", format!("give exactly one of {}", list()));
         }
         let mut alone = true;

@@ -59,6 +59,11 @@ pub(super) fn is_loopback(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
+/// Whether a URL's traffic can be read and changed on its way.
+pub(super) fn is_plain_off_loopback(url: &Uri) -> bool {
+    url.scheme_str() == Some("http") && !url.host().is_some_and(is_loopback)
+}
+
 /// An http or https URL without credentials and fragment. Its text is never shown: it may hold a password.
 pub(super) fn url(value: &Value<'_>) -> Option<Uri> {
     let text = value.text()?;

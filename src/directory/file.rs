@@ -96,6 +96,14 @@ pub struct FileDirectory {
     pool: Arc<PasswordPool>,
 }
 
+/// Whether these records can be users, without becoming any.
+///
+/// # Errors
+/// Every record that cannot be a user.
+pub fn check(records: &[UserRecord]) -> Result<(), Vec<RecordError>> {
+    Table::new(records.to_vec()).map(drop)
+}
+
 impl FileDirectory {
     /// A directory of these users.
     ///

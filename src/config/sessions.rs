@@ -1,0 +1,358 @@
+//! The section `sessions`: our own issuer, its tokens and its endpoints.
+
+use super::reader::{Fields, Value};
+use super::secrets;
+use super::store::{self, StoreConfig};
+use super::users::{self, UsersConfig};
+use super::web;
+use crate::endpoints::cookie::{CookieSettings, SameSite};
+use crate::endpoints::origin::Origin;
+use crate::endpoints::settings::{DeliveryRule, Naming, Prefix, Settings};
+use crate::endpoints::throttle::{Bucket, ThrottleSettings};
+use crate::key_set::Algorithm;
+use crate::secret::Secret;
+use crate::session::family::{LostResponse, OnReuse, RotationPolicy};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Bytes a secret shared by all gateways has at least.
+const SECRET_LEAST: usize = 32;
+const SECRET_MOST: u64 = 64 * 1024;
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// The section `sessions`.
+#[derive(Debug)]
+pub struct SessionsConfig {
+    /// The exact `iss` of our tokens; no other issuer has it.
+    pub issuer: String,
+    /// The `aud` of our tokens; at least one.
+    pub audiences: Vec<String>,
+    /// The secret that refresh tokens are authenticated with.
+    pub secret: SecretPlan,
+    /// The folder of the signing keys, one of which is made at first start if it is empty or absent.
+    pub signing_keys: PathBuf,
+    /// How long an access token lives.
+    pub lifetime: Duration,
+    /// What access tokens are signed with: `ES256`, `EdDSA` or `RS256`.
+    pub algorithm: Algorithm,
+    /// How refresh tokens rotate.
+    pub rotation: RotationPolicy,
+    /// What the endpoints are told.
+    pub endpoints: Settings,
+    /// Where sessions are kept.
+    pub store: StoreConfig,
+    /// Who may log in.
+    pub users: UsersConfig,
+}
+
+/// Where the sessions' secret comes from.
+#[derive(Debug, Clone)]
+pub enum SecretPlan {
+    /// It was read from its file: at least 32 bytes.
+    Bytes(Secret<Vec<u8>>),
+    /// There is no such file yet, and the embedded store allows making one at start.
+    CreateAt(PathBuf),
+}
+
+pub(super) fn sessions(value: &Value<'_>) -> Option<SessionsConfig> {
+    let known = &[
+        "issuer",
+        "audiences",
+        "secret_file",
+        "signing_keys",
+        "access_token",
+        "refresh_token",
+        "delivery",
+        "cookie",
+        "endpoints",
+        "allowed_origins",
+        "max_per_user",
+        "throttle",
+        "store",
+        "users",
+    ];
+    let fields = value.fields(known, &[])?;
+    let issuer = fields
+        .require("issuer", "give the address clients reach this gateway by, such as https://api.example.com")
+        .and_then(|value| value.text());
+    let store = fields.require("store", "add embedded or redis").and_then(|value| store::store(&value));
+    let users =
+        fields.require("users", "add file: { path: users.yaml }").and_then(|value| users::users(&value));
+    let secret = secret(&fields, store.as_ref());
+    let signing_keys = signing_keys(&fields, store.as_ref());
+    let (lifetime, algorithm) = access_token(fields.get("access_token").as_ref());
+    let rotation = RotationPolicy {
+        access_token_lifetime: lifetime,
+        max_per_user: number_u32(&fields, "max_per_user", RotationPolicy::default().max_per_user),
+        ..fields.get("refresh_token").map_or_else(RotationPolicy::default, |value| refresh_token(&value))
+    };
+    let (prefix, naming) = endpoints(&fields)?;
+    let endpoints = Settings {
+        cookie: cookie(&fields, &prefix)?,
+        prefix,
+        naming,
+        delivery: delivery(&fields),
+        allowed_origins: fields
+            .get("allowed_origins")
+            .map(|value| allowed_origins(&value))
+            .unwrap_or_default(),
+        issuer_origin: issuer.as_deref().and_then(Origin::of_url),
+        throttle: throttle(&fields),
+        rotation,
+    };
+    Some(SessionsConfig {
+        issuer: issuer?,
+        audiences: audiences(&fields),
+        secret: secret?,
+        signing_keys,
+        lifetime,
+        algorithm,
+        rotation,
+        endpoints,
+        store: store?,
+        users: users?,
+    })
+}
+
+/// The path a key names, or its default's: both relative to the configuration.
+fn file_or(fields: &Fields<'_>, key: &str, default: &str) -> Option<PathBuf> {
+    match fields.get(key) {
+        Some(value) => value.file(),
+        None => Some(fields.scope().folder.join(default)),
+    }
+}
+
+fn audiences(fields: &Fields<'_>) -> Vec<String> {
+    let Some(value) = fields.get("audiences") else { return vec!["api".to_owned()] };
+    let mend = "write a list such as [api]";
+    if value.is_empty_list() {
+        value.error("no audience", mend);
+    }
+    value.texts(mend)
+}
+
+fn secret(fields: &Fields<'_>, store: Option<&StoreConfig>) -> Option<SecretPlan> {
+    let file = file_or(fields, "secret_file", "data/secret")?;
+    let place = fields.place_of("secret_file");
+    let error = |what: String, mend: &str| place.error(fields.scope(), what, mend);
+    match secrets::read_file(&file, SECRET_MOST) {
+        Ok(bytes) if bytes.len() >= SECRET_LEAST => Some(SecretPlan::Bytes(Secret::new(bytes))),
+        Ok(_) => {
+            let what = format!("{} holds less than {SECRET_LEAST} bytes", file.display());
+            error(what, "make a new one: head -c 48 /dev/urandom > FILE");
+            None
+        }
+        Err(problem) if problem.kind() == std::io::ErrorKind::NotFound => match store {
+            Some(StoreConfig::Redis { .. }) => {
+                let what = format!("{} does not exist, and gateways on one Redis share it", file.display());
+                error(what, "make one for all of them: head -c 48 /dev/urandom > FILE");
+                None
+            }
+            _ => Some(SecretPlan::CreateAt(file)),
+        },
+        Err(problem) => {
+            let what = format!("cannot read {}: {}", file.display(), secrets::why(&problem));
+            error(what, "give the path of a readable file, relative to this configuration");
+            None
+        }
+    }
+}
+
+fn signing_keys(fields: &Fields<'_>, store: Option<&StoreConfig>) -> PathBuf {
+    let folder = file_or(fields, "signing_keys", "data/keys").unwrap_or_default();
+    let place = fields.place_of("signing_keys");
+    let holds_keys = match std::fs::read_dir(&folder) {
+        Ok(mut entries) => entries.any(|e| e.is_ok_and(|e| is_pem(&e.path()))),
+        Err(problem) if problem.kind() == std::io::ErrorKind::NotFound => false,
+        Err(problem) => {
+            let what = format!("cannot read the folder {}: {}", folder.display(), secrets::why(&problem));
+            place.error(fields.scope(), what, "give the path of a folder");
+            true
+        }
+    };
+    if !holds_keys && matches!(store, Some(StoreConfig::Redis { .. })) {
+        place.warning(
+            fields.scope(),
+            format!("{} holds no key yet: each gateway would make its own at first start", folder.display()),
+            "start one gateway first, and give its folder to the others",
+        );
+    }
+    folder
+}
+
+fn is_pem(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "pem")
+}
+
+fn access_token(value: Option<&Value<'_>>) -> (Duration, Algorithm) {
+    let default = (RotationPolicy::default().access_token_lifetime, Algorithm::Es256);
+    let Some(fields) = value.and_then(|value| value.fields(&["lifetime", "algorithm"], &[])) else {
+        return default;
+    };
+    let lifetime = fields.duration("lifetime", default.0);
+    if let Some(value) = fields.get("lifetime") {
+        if lifetime > HOUR {
+            value.warning("what a user may do is looked at again only after more than 1h", "10m is usual");
+        } else if lifetime.is_zero() {
+            value.warning("access tokens expire the moment they are made", "write a duration such as 10m");
+        }
+    }
+    let words = [Algorithm::Es256, Algorithm::EdDsa, Algorithm::Rs256].map(|a| (a.as_str(), a));
+    (lifetime, fields.word("algorithm", &words, default.1))
+}
+
+fn refresh_token(value: &Value<'_>) -> RotationPolicy {
+    let mut policy = RotationPolicy::default();
+    let known = &["idle", "absolute", "grace", "coalesce", "lost_response", "on_reuse", "strict"];
+    let Some(fields) = value.fields(known, &[]) else { return policy };
+    policy.idle = fields.duration("idle", policy.idle);
+    policy.absolute = fields.duration("absolute", policy.absolute);
+    policy.grace = fields.duration("grace", policy.grace);
+    policy.coalesce = fields.duration("coalesce", policy.coalesce);
+    if let Some(lost) = fields.get("lost_response").and_then(|value| lost_response(&value)) {
+        policy.lost_response = lost;
+    }
+    let words = [("session", OnReuse::Session), ("user", OnReuse::User)];
+    policy.on_reuse = fields.word("on_reuse", &words, policy.on_reuse);
+    if fields.boolean("strict", false) {
+        for key in ["grace", "coalesce", "lost_response"] {
+            if let Some(value) = fields.get(key) {
+                value.warning("has no effect with strict: true", "remove this key or strict");
+            }
+        }
+        policy.grace = Duration::ZERO;
+        policy.coalesce = Duration::ZERO;
+        policy.lost_response = LostResponse::Within(Duration::ZERO);
+        return policy;
+    }
+    check_times(&fields, &policy);
+    policy
+}
+
+fn check_times(fields: &Fields<'_>, policy: &RotationPolicy) {
+    if policy.coalesce < policy.grace
+        && let Some(value) = fields.get("coalesce").or_else(|| fields.get("grace"))
+    {
+        value.error(
+            format!("coalesce ({:?}) is shorter than grace ({:?})", policy.coalesce, policy.grace),
+            "set coalesce to at least grace, or shorten grace",
+        );
+    }
+    if let Some(value) = fields.get("grace").filter(|_| policy.grace > Duration::from_secs(300)) {
+        value.warning(
+            "a stolen token goes unnoticed for more than 5m after its use",
+            "30s covers slow clients",
+        );
+    }
+    if let Some(value) = fields.get("idle").or_else(|| fields.get("absolute"))
+        && policy.idle > policy.absolute
+    {
+        value.warning("idle is longer than absolute and never takes effect", "shorten idle");
+    }
+}
+
+fn lost_response(value: &Value<'_>) -> Option<LostResponse> {
+    if value.is_text("until_used") {
+        return Some(LostResponse::UntilUsed);
+    }
+    value.duration_or("until_used").map(LostResponse::Within)
+}
+
+fn delivery(fields: &Fields<'_>) -> DeliveryRule {
+    let words =
+        [("client", DeliveryRule::Client), ("cookie", DeliveryRule::Cookie), ("body", DeliveryRule::Body)];
+    fields.word("delivery", &words, DeliveryRule::Client)
+}
+
+fn endpoints(fields: &Fields<'_>) -> Option<(Prefix, Naming)> {
+    let default = || Prefix::parse("/auth");
+    let Some(fields) = fields.get("endpoints").and_then(|value| value.fields(&["prefix", "naming"], &[]))
+    else {
+        return Some((default()?, Naming::CamelCase));
+    };
+    let prefix = fields.get("prefix").and_then(|value| {
+        let mend = "write a path of letters, digits, hyphens, dots and underscores, such as /auth";
+        value.parsed("a prefix", mend, Prefix::parse)
+    });
+    let words = [("camelCase", Naming::CamelCase), ("oauth", Naming::OAuth)];
+    Some((prefix.or_else(default)?, fields.word("naming", &words, Naming::CamelCase)))
+}
+
+fn cookie(fields: &Fields<'_>, prefix: &Prefix) -> Option<CookieSettings> {
+    let section = fields.get("cookie");
+    let fields = section.as_ref().and_then(|value| value.fields(&["name", "path", "same_site"], &[]));
+    let text = |key, default: &str| {
+        let value = fields.as_ref().and_then(|fields| fields.get(key));
+        value.map_or_else(|| Some(default.to_owned()), |value| value.text())
+    };
+    let name = text("name", "__Secure-refresh_token");
+    let path = text("path", prefix.as_str());
+    let words = [("strict", SameSite::Strict), ("lax", SameSite::Lax), ("none", SameSite::None)];
+    let same_site =
+        fields.as_ref().map_or(SameSite::Strict, |f| f.word("same_site", &words, SameSite::Strict));
+    let made = CookieSettings::new(&name?, &path?, same_site);
+    let section = section.as_ref();
+    match made {
+        Ok(cookie) => {
+            let refresh = format!("{}/refresh", prefix.as_str());
+            if let Some(value) = section.filter(|_| !cookie.reaches(&refresh)) {
+                let what = format!("browsers would not send this cookie to {refresh}");
+                value.error(what, format!("use path: {}, or remove path", prefix.as_str()));
+            }
+            Some(cookie)
+        }
+        Err(error) => {
+            if let Some(value) = section {
+                value.error(error.to_string(), "mend the name or the path of the cookie");
+            }
+            None
+        }
+    }
+}
+
+fn allowed_origins(value: &Value<'_>) -> Vec<Origin> {
+    let mend = "write scheme, host and port as browsers do, such as https://app.example.com";
+    let origin = |item: &Value<'_>| {
+        let text = item.text()?;
+        let origin = item.parsed("an origin", mend, Origin::parse)?;
+        if text.parse().is_ok_and(|uri| web::is_plain_off_loopback(&uri)) {
+            item.warning(
+                "whoever sits between a browser and this plain http page can act as the page",
+                "serve the page over https",
+            );
+        }
+        Some(origin)
+    };
+    value.items("write a list such as [https://app.example.com]").iter().filter_map(origin).collect()
+}
+
+fn throttle(fields: &Fields<'_>) -> ThrottleSettings {
+    let bucket = |burst, seconds| Bucket { burst, every: Duration::from_secs(seconds) };
+    let mut throttle =
+        ThrottleSettings { account_network: bucket(5, 30), network: bucket(30, 2), account: bucket(20, 60) };
+    let known = &["account_network", "network", "account"];
+    let Some(fields) = fields.get("throttle").and_then(|value| value.fields(known, &[])) else {
+        return throttle;
+    };
+    let buckets = [
+        ("account_network", &mut throttle.account_network),
+        ("network", &mut throttle.network),
+        ("account", &mut throttle.account),
+    ];
+    for (key, bucket) in buckets {
+        let Some(fields) = fields.get(key).and_then(|value| value.fields(&["burst", "every"], &[])) else {
+            continue;
+        };
+        bucket.burst = number_u32(&fields, "burst", bucket.burst);
+        bucket.every = fields.duration("every", bucket.every);
+        if let Some(value) = fields.get("every").filter(Value::duration_is_zero) {
+            value.warning("passwords can be guessed without limit", "write a duration such as 30s");
+        }
+    }
+    throttle
+}
+
+fn number_u32(fields: &Fields<'_>, key: &str, default: u32) -> u32 {
+    let number = fields.get(key).and_then(|value| value.number(1, 1_000_000));
+    number.and_then(|number| u32::try_from(number).ok()).unwrap_or(default)
+}
