@@ -241,3 +241,189 @@ fn is_authority(text: &str) -> bool {
     let good = |b: u8| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b);
     !text.is_empty() && text.bytes().all(good)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(names: &[&str]) -> Vec<HeaderName> {
+        names.iter().map(|name| HeaderName::try_from(*name).unwrap()).collect()
+    }
+
+    fn protected(identity: &[&str]) -> ProtectedNames {
+        ProtectedNames::new(&names(identity)).unwrap()
+    }
+
+    #[test]
+    fn every_spelling_of_an_identity_header_is_a_forgery() {
+        let protected = protected(&["X-Auth-Subject", "X-Auth-Roles", "Remote_User"]);
+        for name in [
+            "X-Auth-Subject",
+            "x-auth-subject",
+            "X_Auth_Subject",
+            "X.AUTH.SUBJECT",
+            "x--auth__subject",
+            "-X-Auth-Subject",
+            "X-Auth-Subject_",
+            "X!Auth~Subject",
+            "x-auth.roles",
+            "remote-user",
+            "REMOTE.USER",
+        ] {
+            assert!(protected.is_identity(name) && protected.is_protected(name), "{name}");
+        }
+        for name in [
+            "X-Auth",
+            "X-Auth-Subject-Id",
+            "XAuthSubject",
+            "X-Auth-Subjec",
+            "X-Auth-Email",
+            "Accept",
+            "",
+            "-",
+        ] {
+            assert!(!protected.is_protected(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn fields_that_reroute_are_protected_and_no_forgery() {
+        let protected = protected(&[]);
+        for name in [
+            "X-Original-URL",
+            "x_rewrite_url",
+            "X-HTTP-Method",
+            "X-HTTP-Method-Override",
+            "X.Method.Override",
+        ] {
+            assert!(protected.is_protected(name) && !protected.is_identity(name), "{name}");
+        }
+        assert!(!protected.is_protected("X-Original-Host"));
+    }
+
+    #[test]
+    fn folding_is_lower_case_with_one_separator() {
+        for (name, folded) in
+            [("X-Auth", "x-auth"), ("__a..B--", "a-b"), ("", ""), ("--", ""), ("a", "a"), ("a1-2", "a1-2")]
+        {
+            assert_eq!(fold(name), folded, "{name}");
+        }
+    }
+
+    #[test]
+    fn names_with_a_meaning_of_their_own_carry_no_identity() {
+        for name in
+            ["Host", "content_length", "Transfer.Encoding", "X-Forwarded-For", "x_real_ip", "Cookie", "--"]
+        {
+            let errors = ProtectedNames::new(&names(&[name])).unwrap_err();
+            assert!(matches!(errors[..], [HeaderNameError::Reserved(_)]), "{name}");
+        }
+        assert!(ProtectedNames::new(&names(&["X-Forwarded-User", "X-Forwarded-Email"])).is_ok());
+    }
+
+    #[test]
+    fn two_spellings_of_one_name_are_an_error_and_the_same_name_twice_is_none() {
+        assert!(ProtectedNames::new(&names(&["X-Auth-Subject", "x-auth-subject"])).is_ok());
+        let errors = ProtectedNames::new(&names(&["X-Auth-Subject", "Date", "X_Auth_Subject"])).unwrap_err();
+        assert_eq!(
+            errors,
+            [
+                HeaderNameError::Reserved("date".into()),
+                HeaderNameError::Alike("x-auth-subject".into(), "x_auth_subject".into())
+            ]
+        );
+    }
+
+    #[test]
+    fn the_forwarded_family_is_dropped_in_every_spelling() {
+        for name in [
+            "Forwarded",
+            "X-Forwarded-For",
+            "x_forwarded_proto",
+            "X.Forwarded.Host",
+            "X-Forwarded-Port",
+            "X-Forwarded-Prefix",
+            "X-Forwarded-Server",
+            "X-Forwarded",
+            "x__real-ip",
+            "X-Forwarded-User",
+        ] {
+            assert!(drops_forwarded(name, false), "{name}");
+        }
+        for name in ["X-Forward", "Forwarded-Not", "X-Forwardedfor", "X-Real-IPs", "Via"] {
+            assert!(!drops_forwarded(name, false), "{name}");
+        }
+        for (name, dropped) in [
+            ("X-Forwarded-Prefix", false),
+            ("Forwarded", false),
+            ("X-Real-IP", false),
+            ("X_Forwarded_Prefix", true),
+            ("X-Forwarded--Prefix", true),
+            ("X-Forwarded-Prefix-", true),
+            ("X-Forwarded-For", true),
+            ("X-Forwarded-Proto", true),
+            ("x-forwarded-host", true),
+        ] {
+            assert_eq!(drops_forwarded(name, true), dropped, "{name}");
+        }
+    }
+
+    fn trusted() -> Vec<IpNet> {
+        ["10.0.0.0/8", "fd00::/8"].map(|net| net.parse().unwrap()).into()
+    }
+
+    #[test]
+    fn the_clients_address_is_the_first_from_the_right_that_is_no_trusted_proxy() {
+        for (peer, values, client) in [
+            ("203.0.113.9", vec!["1.2.3.4"], "203.0.113.9"),
+            ("10.0.0.1", vec![], "10.0.0.1"),
+            ("10.0.0.1", vec!["1.2.3.4"], "1.2.3.4"),
+            ("10.0.0.1", vec!["6.6.6.6, 1.2.3.4"], "1.2.3.4"),
+            ("10.0.0.1", vec!["6.6.6.6", "1.2.3.4 , 10.9.9.9"], "1.2.3.4"),
+            ("10.0.0.1", vec!["6.6.6.6, 1.2.3.4", "10.9.9.9,fd00::1"], "1.2.3.4"),
+            ("10.0.0.1", vec!["10.0.0.2, 10.0.0.3"], "10.0.0.2"),
+            ("10.0.0.1", vec!["1.2.3.4, unknown, 10.0.0.2"], "10.0.0.2"),
+            ("10.0.0.1", vec!["1.2.3.4,"], "10.0.0.1"),
+            ("10.0.0.1", vec!["1.2.3.4:5678"], "1.2.3.4"),
+            ("10.0.0.1", vec!["[2001:db8::1]:5678"], "2001:db8::1"),
+            ("10.0.0.1", vec!["[2001:db8::1]"], "2001:db8::1"),
+            ("10.0.0.1", vec!["2001:db8::1"], "2001:db8::1"),
+            ("10.0.0.1", vec!["::ffff:1.2.3.4"], "1.2.3.4"),
+            ("::ffff:10.0.0.1", vec!["1.2.3.4"], "1.2.3.4"),
+            ("fd00::2", vec!["1.2.3.4"], "1.2.3.4"),
+        ] {
+            let found = client_address(peer.parse().unwrap(), values.iter().copied(), &trusted());
+            assert_eq!(found.to_string(), client, "{peer} {values:?}");
+        }
+    }
+
+    #[test]
+    fn a_stranger_is_told_of_as_the_connection_shows_it() {
+        let came =
+            ForwardedClaims { addresses: &["6.6.6.6"], proto: Some("https"), host: Some("evil.example") };
+        let peer = "203.0.113.9".parse().unwrap();
+        let forwarded = Forwarded::rebuild(peer, false, "api.example.com", came, &trusted());
+        let expected =
+            Forwarded { addresses: "203.0.113.9".into(), proto: "http", host: "api.example.com".into() };
+        assert_eq!(forwarded, expected);
+        let forwarded = Forwarded::rebuild(peer, true, "api.example.com", came, &[]);
+        assert_eq!(forwarded.proto, "https");
+    }
+
+    #[test]
+    fn a_trusted_proxy_is_believed_as_far_as_it_saw() {
+        let peer = "10.0.0.1".parse().unwrap();
+        let came = ForwardedClaims {
+            addresses: &["6.6.6.6, 1.2.3.4", "10.9.9.9"],
+            proto: Some("http, https"),
+            host: Some("evil.example, shop.example:8443"),
+        };
+        let forwarded = Forwarded::rebuild(peer, false, "inner", came, &trusted());
+        assert_eq!(forwarded.addresses, "1.2.3.4, 10.9.9.9, 10.0.0.1");
+        assert_eq!(forwarded.proto, "https");
+        assert_eq!(forwarded.host, "shop.example:8443");
+        let odd = ForwardedClaims { addresses: &[], proto: Some("gopher"), host: Some("a b") };
+        let forwarded = Forwarded::rebuild(peer, true, "inner", odd, &trusted());
+        assert_eq!((forwarded.proto, forwarded.host.as_str()), ("https", "inner"));
+    }
+}

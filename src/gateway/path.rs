@@ -364,3 +364,318 @@ fn push_escape(text: &mut String, byte: u8) {
         text.push(char::from_digit(digit.into(), 16).unwrap_or_default().to_ascii_uppercase());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn parse(target: &str) -> Result<CanonicalPath, PathError> {
+        CanonicalPath::parse(target.as_bytes())
+    }
+
+    #[track_caller]
+    fn refused(error: PathError, targets: &[&str]) {
+        for target in targets {
+            assert_eq!(parse(target).map(|path| path.text), Err(error), "{target:?}");
+        }
+    }
+
+    #[track_caller]
+    fn odd(expected: &[Oddity], targets: &[&str]) {
+        for target in targets {
+            let oddities = parse(target).map(|path| path.oddities);
+            assert_eq!(oddities, Ok(expected.iter().copied().collect()), "{target:?}");
+        }
+    }
+
+    #[test]
+    fn plain_paths_have_one_form() {
+        for (target, canonical) in [
+            ("/", "/"),
+            ("/a/b/", "/a/b/"),
+            ("/a?x=//../%2F;#", "/a"),
+            ("/?", "/"),
+            ("/%64eny", "/deny"),
+            ("/d%65ny/%7Eu/%2d", "/deny/~u/-"),
+            ("/a%40b/a@b", "/a%40b/a@b"),
+            ("/caf%c3%a9", "/caf%C3%A9"),
+            ("/café", "/caf%C3%A9"),
+            ("/a b\"<>[]^`{|}", "/a%20b%22%3C%3E%5B%5D%5E%60%7B%7C%7D"),
+            ("/!$&'()*+,=:@-._~", "/!$&'()*+,=:@-._~"),
+            ("/100%25", "/100%25"),
+            ("/100%25zz", "/100%25zz"),
+            ("/a%2541", "/a%2541"),
+            ("/a%2520b", "/a%2520b"),
+            ("/%25c3%25a9", "/%25c3%25a9"),
+            ("/.well-known/a.b..c", "/.well-known/a.b..c"),
+            ("/a%20b", "/a%20b"),
+        ] {
+            let path = parse(target).unwrap_or_else(|error| panic!("{target}: {error}"));
+            assert_eq!(path.as_str(), canonical, "{target}");
+            assert!(path.is_plain(), "{target}");
+            assert_eq!(path.check(AllowedInPath::default()), Ok(()));
+        }
+    }
+
+    #[test]
+    fn no_route_may_allow_dot_segments() {
+        refused(
+            PathError::DotSegment,
+            &[
+                "/.",
+                "/..",
+                "/a/../b",
+                "/a/./b",
+                "/a/..",
+                "/a/%2e%2e/b",
+                "/a/.%2e",
+                "/a/%2E.",
+                "/%2e",
+                "/...",
+                "/..../a",
+                "/a/..;/b",
+                "/a/..;x=1/b",
+                "/;x=/../",
+                "/a/.;",
+                "/..%3B/a",
+                "/a/..%20/b",
+                "/%20/a",
+                "/. ./a",
+                "/a%2F..%2Fb",
+                "/a%2f%2e%2e%2fb",
+                "/a\\..\\b",
+                "/a%5C..%5Cb",
+                "/a/..%3Fx",
+                "/a/..%23",
+                "/..%2f",
+                "/a/..\\",
+                "/%2e%2e%5c",
+            ],
+        );
+    }
+
+    #[test]
+    fn no_route_may_allow_control_characters() {
+        refused(
+            PathError::ControlCharacter,
+            &[
+                "/%00",
+                "/a%00.html",
+                "/%0a",
+                "/a%0D%0Ab",
+                "/%09",
+                "/a\tb",
+                "/\0",
+                "/%7f",
+                "/%1F",
+                "/%c2%85",
+                "/\u{7f}",
+            ],
+        );
+    }
+
+    #[test]
+    fn no_route_may_allow_bad_escapes_or_bytes_that_are_not_utf8() {
+        refused(
+            PathError::BadEscape,
+            &[
+                "/%",
+                "/%4",
+                "/a%zz",
+                "/%u002e%u002e/",
+                "/%U002e",
+                "/%%32%65",
+                "/%2%65",
+                "/% 2",
+                "/%+f",
+                "/%-1",
+            ],
+        );
+        refused(
+            PathError::NotUtf8,
+            &[
+                "/%ff",
+                "/%c0%ae%c0%ae/",
+                "/%c0%af",
+                "/%e0%80%af",
+                "/%c1%9c",
+                "/%ed%a0%80",
+                "/%c3",
+                "/%80",
+                "/%f8%80%80%80%af",
+            ],
+        );
+        assert_eq!(CanonicalPath::parse(b"/a\xff"), Err(PathError::NotUtf8));
+        assert_eq!(CanonicalPath::parse(b"/a\xc0\xaf"), Err(PathError::NotUtf8));
+        refused(PathError::Fragment, &["/a#", "/#/../b", "/a#?b"]);
+    }
+
+    #[test]
+    fn no_route_may_allow_an_escaped_escape_of_something_ambiguous() {
+        refused(
+            PathError::DoubleEncoding,
+            &[
+                "/%252e%252e/a",
+                "/%252e",
+                "/.%252e/a",
+                "/a%252eb",
+                "/a%252fb",
+                "/a%255Cb",
+                "/a%253Bb",
+                "/a%253fb",
+                "/a%2523",
+                "/%2500",
+                "/a%250d%250a",
+                "/%25252F",
+                "/%25%32%65",
+                "/%25%252e",
+                "/%2525252e",
+                "/%25u002e%25u002e",
+                "/%25c0%25ae",
+                "/%25ff",
+                "/a%2520",
+                "/%2520/a",
+                "/%25c2%2585",
+                "/%2525252525252541",
+            ],
+        );
+    }
+
+    #[test]
+    fn other_targets_are_no_paths() {
+        refused(PathError::Asterisk, &["*", "*?a"]);
+        refused(PathError::NotOriginForm, &["", "a/b", "http://h/a", "?a", "\\a", "%2Fa", "h:443"]);
+    }
+
+    #[test]
+    fn ambiguous_forms_are_found_in_every_spelling() {
+        odd(&[Oddity::EncodedSlash], &["/a%2Fb", "/a%2fb", "/a%2f"]);
+        odd(&[Oddity::Backslash], &["/a\\b"]);
+        odd(&[Oddity::EncodedBackslash], &["/a%5Cb", "/a%5cb"]);
+        odd(&[Oddity::Semicolon], &["/a;b", "/a;x=1/b", "/;x", "/a/;"]);
+        odd(&[Oddity::EncodedSemicolon], &["/a%3Bb", "/a%3b"]);
+        odd(&[Oddity::EncodedQuestionMark], &["/a%3Fb", "/a%3f"]);
+        odd(&[Oddity::EncodedHash], &["/a%23b"]);
+        odd(&[Oddity::EmptySegment], &["//", "//a", "/a//b", "/a//", "///"]);
+        odd(&[Oddity::EmptySegment, Oddity::EncodedSlash], &["/%2Fa", "/a%2F%2Fb", "/a/%2F"]);
+        odd(&[Oddity::EmptySegment, Oddity::Backslash], &["/\\a", "/a\\\\b"]);
+        odd(&[Oddity::EmptySegment, Oddity::Semicolon], &["/;x/a", "/a/;/b"]);
+        odd(&[Oddity::TrailingDot], &["/a.", "/a./b", "/a%2e", "/a../b"]);
+        odd(&[Oddity::TrailingSpace], &["/a%20", "/a%20/b", "/a /b"]);
+        odd(&[Oddity::TrailingDot, Oddity::TrailingSpace], &["/a.%20", "/a%20./b"]);
+        odd(&[Oddity::TrailingDot, Oddity::Semicolon], &["/a.;x", "/a;x."]);
+    }
+
+    #[test]
+    fn a_form_passes_only_where_it_is_allowed() {
+        for (target, needed) in [
+            ("/a%2Fb", vec!["%2F"]),
+            ("/a%2Fb;c", vec!["%2f", ";"]),
+            ("/%2Fb", vec!["%2F", "//"]),
+            ("/a%5cb\\", vec!["%5C", "\\"]),
+            ("/a%3b%3f%23", vec!["%3B", "%3F", "%23"]),
+            ("/a./b%20", vec!["trailing dot", "trailing space"]),
+        ] {
+            let path = parse(target).unwrap();
+            let needed: Vec<_> = needed.into_iter().map(|word| Oddity::parse(word).unwrap()).collect();
+            let allowed: AllowedInPath = needed.iter().copied().collect();
+            assert_eq!(path.check(allowed), Ok(()), "{target}");
+            assert!(!path.is_plain());
+            for missing in needed.iter().copied() {
+                let fewer = needed.iter().copied().filter(|oddity| *oddity != missing).collect();
+                assert_eq!(path.check(fewer), Err(PathError::NotAllowed(missing)), "{target}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_allowed_is_an_error_that_says_what_can() {
+        for word in ["", ".", "..", "%2e", "%2E", "%00", "%25", "%252F", "#", "?", "/", "\t", "%zz", "%C0%AF"]
+        {
+            let error = Oddity::parse(word).unwrap_err();
+            assert!(Oddity::ALL.iter().all(|oddity| error.to_string().contains(oddity.as_str())), "{error}");
+        }
+        assert!(Oddity::ALL.iter().all(|oddity| Oddity::parse(oddity.as_str()) == Ok(*oddity)));
+    }
+
+    #[test]
+    fn the_query_is_kept_byte_for_byte() {
+        assert_eq!(with_query_of("/a", b"/%61?x=%2f;//..?\xff"), b"/a?x=%2f;//..?\xff");
+        assert_eq!(with_query_of("/a", b"/b?"), b"/a?");
+        assert_eq!(with_query_of("/a", b"/b"), b"/a");
+    }
+
+    fn a_path() -> impl Strategy<Value = String> {
+        let piece = prop::sample::select(vec![
+            "/", "/", "a", "b", ".", "..", "%2e", "%2F", "%5c", "\\", ";", "%3b", "%3f", "%23", "%", "25",
+            "%25", "2e", "2f", "u002e", "%00", "%20", " ", "é", "%c3%a9", "%c0", "%ae", "@", "%40", "%41",
+            "%7e", "00", "c2", "85",
+        ]);
+        prop::collection::vec(piece, 0..9).prop_map(|pieces| format!("/{}", pieces.concat()))
+    }
+
+    /// What is wrong with a path for a reader that parts it at slashes and at those other marks.
+    fn dangers(path: &[u8], marks: &[u8]) -> Option<&'static str> {
+        let segments: Vec<_> = path[1..].split(|b| *b == b'/' || marks.contains(b)).collect();
+        if segments.iter().any(|segment| matches!(*segment, b"." | b"..")) {
+            return Some("dot segment");
+        }
+        if path.iter().any(u8::is_ascii_control) {
+            return Some("control character");
+        }
+        (path.windows(2).any(|pair| pair == b"//")).then_some("empty segment")
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(8000))]
+
+        #[test]
+        fn the_canonical_form_is_its_own(path in a_path()) {
+            if let Ok(once) = parse(&path) {
+                prop_assert_eq!(parse(once.as_str()), Ok(once.clone()));
+                prop_assert!(once.as_str().starts_with('/') && once.as_str().is_ascii());
+            }
+        }
+
+        #[test]
+        fn canonicalising_changes_no_meaning(path in a_path()) {
+            if let Ok(canonical) = parse(&path) {
+                prop_assert_eq!(decode(canonical.as_str().as_bytes(), |_| ()), decode(path.as_bytes(), |_| ()));
+            }
+        }
+
+        #[test]
+        fn a_plain_path_stays_harmless_however_often_it_is_decoded(path in a_path()) {
+            if let Ok(canonical) = parse(&path) && canonical.is_plain() {
+                let mut read = canonical.as_str().as_bytes().to_vec();
+                for _ in 0..6 {
+                    prop_assert_eq!(dangers(&read, b"\\;?#"), None, "{:?}", String::from_utf8_lossy(&read));
+                    prop_assert!(std::str::from_utf8(&read).is_ok());
+                    read = decode(&read, |_| ());
+                }
+            }
+        }
+
+        #[test]
+        fn no_accepted_path_ever_has_a_dot_segment_or_a_control_character(path in a_path()) {
+            if let Ok(canonical) = parse(&path) {
+                let mut read = canonical.as_str().as_bytes().to_vec();
+                for _ in 0..6 {
+                    let danger = dangers(&read, b"\\").filter(|danger| {
+                        *danger != "empty segment" || !canonical.oddities.allows(Oddity::EmptySegment)
+                    });
+                    prop_assert_eq!(danger, None, "{:?}", String::from_utf8_lossy(&read));
+                    read = decode(&read, |_| ());
+                }
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_judged_without_a_panic(target: Vec<u8>) {
+            if let Ok(path) = CanonicalPath::parse(&[b"/", target.as_slice()].concat()) {
+                prop_assert!(path.as_str().is_ascii());
+            }
+        }
+    }
+}

@@ -1,7 +1,7 @@
 //! Verified claims as header fields for the upstream.
 //!
-//! No two different claims share a header value by accident of encoding, and no value can be read as
-//! another header, as more elements than there are, or as other text after an upstream trims it.
+//! No two texts share a header value, and no value can be read as another header, as more elements than
+//! there are, or as other text after an upstream trims it.
 
 use crate::token::claims::{ClaimPath, VerifiedClaims};
 use base64::Engine as _;
@@ -16,8 +16,8 @@ pub const IDENTITY_BYTES: usize = 8 * 1024;
 /// How a claim is written into a header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeaderFormat {
-    /// Text, number or boolean; a list joined by spaces. `%`, non-ASCII (UTF-8), spaces at either end and
-    /// spaces in list elements are percent-encoded.
+    /// Text, number or boolean; a list joined by spaces, without its empty elements. `%`, non-ASCII (UTF-8),
+    /// spaces at either end and spaces in list elements are percent-encoded.
     Text,
     /// A list joined by commas; commas in elements are percent-encoded, and what [`Self::Text`] encodes.
     Csv,
@@ -197,14 +197,16 @@ impl<'a> Claim<'a> {
         match self {
             Self::Words(words) => {
                 for (n, word) in words.iter().enumerate() {
-                    push_separator(&mut text, n, separator);
-                    push_encoded(&mut text, word, Some(separator))?;
+                    if begin_element(&mut text, n, word.is_empty(), separator) {
+                        push_encoded(&mut text, word, Some(separator))?;
+                    }
                 }
             }
             Self::Value(Value::Array(elements)) => {
                 for (n, element) in elements.iter().enumerate() {
-                    push_separator(&mut text, n, separator);
-                    push_scalar(&mut text, element, Some(separator))?;
+                    if begin_element(&mut text, n, *element == "", separator) {
+                        push_scalar(&mut text, element, Some(separator))?;
+                    }
                 }
             }
             // One text is no list: its spaces are its own, but in csv it is a list of one.
@@ -221,10 +223,16 @@ impl<'a> Claim<'a> {
     }
 }
 
-fn push_separator(text: &mut String, element: usize, separator: char) {
-    if element > 0 {
+/// Parts an element from those before it. Empty words between spaces cannot be told apart, so there are
+/// none; between commas they can.
+fn begin_element(text: &mut String, element: usize, empty: bool, separator: char) -> bool {
+    if separator == ' ' && empty {
+        return false;
+    }
+    if element > 0 && !(separator == ' ' && text.is_empty()) {
         text.push(separator);
     }
+    true
 }
 
 fn push_scalar(text: &mut String, value: &Value, separator: Option<char>) -> Result<(), WhyUnforwardable> {
@@ -275,4 +283,182 @@ fn ascii(json: &str) -> String {
         }
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    fn rule(claim: &str, format: HeaderFormat) -> HeaderRule {
+        let claim = ClaimPath::parse(claim).unwrap();
+        HeaderRule { format, ..HeaderRule::text(HeaderName::from_static("x-auth-claim"), claim) }
+    }
+
+    fn written(claim: &Value, format: HeaderFormat) -> Result<Option<String>, WhyUnforwardable> {
+        rule("c", format).value(&VerifiedClaims::sample("corp", &json!({ "c": claim })))
+    }
+
+    #[track_caller]
+    fn writes(claim: &Value, format: HeaderFormat, expected: &str) {
+        assert_eq!(written(claim, format), Ok(Some(expected.to_owned())), "{claim}");
+    }
+
+    #[test]
+    fn text_is_plain_where_it_can_be_and_percent_encoded_where_not() {
+        for (claim, expected) in [
+            (json!("orders:read orders:write"), "orders:read orders:write"),
+            (json!("a,b;c=\"d\""), "a,b;c=\"d\""),
+            (json!("100%"), "100%25"),
+            (json!("%41"), "%2541"),
+            (json!("Jörg"), "J%C3%B6rg"),
+            (json!("\u{10a}x"), "%C4%8Ax"),
+            (json!(" a  b "), "%20a  b%20"),
+            (json!(9_007_199_254_740_993_u64), "9007199254740993"),
+            (json!(-5), "-5"),
+            (json!(1.5), "1.5"),
+            (json!(true), "true"),
+            (json!(["a", "b c", 3]), "a b%20c 3"),
+            (json!(["", "a", ""]), "a"),
+            (json!(""), ""),
+        ] {
+            writes(&claim, HeaderFormat::Text, expected);
+        }
+    }
+
+    #[test]
+    fn a_list_in_csv_has_as_many_elements_as_the_claim() {
+        for (claim, expected) in [
+            (json!(["user", "admin"]), "user,admin"),
+            (json!(["user,admin"]), "user%2Cadmin"),
+            (json!("user,admin"), "user%2Cadmin"),
+            (json!([" a", "b "]), "%20a,b%20"),
+            (json!(["x y", "50%", "ü"]), "x y,50%25,%C3%BC"),
+            (json!(["", "a"]), ",a"),
+        ] {
+            writes(&claim, HeaderFormat::Csv, expected);
+        }
+    }
+
+    #[test]
+    fn control_characters_and_nested_values_have_no_form_as_text() {
+        for claim in ["a\nb", "a\r\nX-Admin: 1", "\0", "tab\t", "\u{7f}", "\u{85}"] {
+            for claim in [json!(claim), json!([claim])] {
+                for format in [HeaderFormat::Text, HeaderFormat::Csv] {
+                    assert_eq!(written(&claim, format), Err(WhyUnforwardable::ControlCharacter), "{claim}");
+                }
+            }
+        }
+        for claim in [json!({"a": 1}), json!([["a"]]), json!([{"a": 1}]), json!([null])] {
+            for format in [HeaderFormat::Text, HeaderFormat::Csv] {
+                assert_eq!(written(&claim, format), Err(WhyUnforwardable::Nested), "{claim}");
+            }
+        }
+    }
+
+    #[test]
+    fn json_is_ascii_and_keeps_its_value() {
+        let claim = json!({"n": "J\u{f6}rg \u{1f600}\u{7f}\n", "big": 9_007_199_254_740_993_u64});
+        let text = written(&claim, HeaderFormat::Json).unwrap().unwrap();
+        assert!(text.bytes().all(|b| (0x20..0x7f).contains(&b)), "{text}");
+        assert!(text.contains("J\\u00f6rg \\ud83d\\ude00\\u007f\\n"), "{text}");
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), claim);
+        let encoded = written(&claim, HeaderFormat::Base64UrlJson).unwrap().unwrap();
+        let decoded = URL_SAFE_NO_PAD.decode(encoded).unwrap();
+        assert_eq!(serde_json::from_slice::<Value>(&decoded).unwrap(), claim);
+    }
+
+    #[test]
+    fn an_absent_claim_is_omitted_empty_or_rejected() {
+        for claims in [json!({}), json!({"c": null}), json!({"c": []})] {
+            let claims = VerifiedClaims::sample("corp", &claims);
+            let value = |absent| HeaderRule { absent, ..rule("c", HeaderFormat::Text) }.value(&claims);
+            assert_eq!(value(AbsentClaim::Omit), Ok(None));
+            assert_eq!(value(AbsentClaim::Empty), Ok(Some(String::new())));
+            assert_eq!(value(AbsentClaim::Reject), Err(WhyUnforwardable::Absent));
+        }
+    }
+
+    #[test]
+    fn an_anonymous_caller_gets_only_the_empty_headers() {
+        let rules = [AbsentClaim::Omit, AbsentClaim::Empty, AbsentClaim::Reject].map(|absent| {
+            let name = HeaderName::try_from(format!("x-{absent:?}")).unwrap();
+            HeaderRule { name, absent, ..rule("c", HeaderFormat::Text) }
+        });
+        let plan = ForwardPlan { headers: rules.into(), authorization: AuthorizationHeader::Strip };
+        let empty = (HeaderName::from_static("x-empty"), HeaderValue::from_static(""));
+        assert_eq!(plan.anonymous_identity(), [empty]);
+    }
+
+    #[test]
+    fn by_default_subject_issuer_scopes_and_roles_are_told() {
+        let mut claims = VerifiedClaims::sample(
+            "corp",
+            &json!({"sub": "u1", "iss": "https://id.example", "scope": "a b", "roles": ["r,1", "s"]}),
+        );
+        let told = |claims: &VerifiedClaims| -> Vec<String> {
+            let headers = ForwardPlan::default().identity(claims).unwrap();
+            headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect()
+        };
+        assert_eq!(
+            told(&claims),
+            [
+                "x-auth-subject: u1",
+                "x-auth-issuer: https://id.example",
+                "x-auth-scopes: a b",
+                "x-auth-roles: r%2C1,s"
+            ]
+        );
+        claims = VerifiedClaims::sample("corp", &json!({"sub": "u1"}));
+        assert_eq!(told(&claims), ["x-auth-subject: u1"]);
+    }
+
+    #[test]
+    fn too_long_is_refused_and_never_cut() {
+        let claims = |len: usize| VerifiedClaims::sample("corp", &json!({"c": "x".repeat(len)}));
+        let rule = HeaderRule { max_bytes: Some(16), ..rule("c", HeaderFormat::Text) };
+        assert!(rule.value(&claims(16)).unwrap().is_some());
+        assert_eq!(rule.value(&claims(17)), Err(WhyUnforwardable::TooLong));
+
+        let half = HeaderRule { max_bytes: None, ..rule };
+        let plan =
+            ForwardPlan { headers: vec![half.clone(), half], authorization: AuthorizationHeader::Strip };
+        let fits = IDENTITY_BYTES / 2 - "x-auth-claim".len();
+        assert_eq!(plan.identity(&claims(fits)).unwrap().len(), 2);
+        assert_eq!(plan.identity(&claims(fits + 1)).unwrap_err().why, WhyUnforwardable::TooLong);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_written_is_printable_ascii_and_survives_trimming(text in ".*", list: bool) {
+            let claim = if list { json!([text, "x", text]) } else { json!(text) };
+            for format in
+                [HeaderFormat::Text, HeaderFormat::Csv, HeaderFormat::Json, HeaderFormat::Base64UrlJson]
+            {
+                if let Ok(Some(value)) = written(&claim, format) {
+                    prop_assert!(value.bytes().all(|b| (0x20..0x7f).contains(&b)));
+                    prop_assert_eq!(value.trim(), value.as_str());
+                }
+            }
+        }
+
+        #[test]
+        fn csv_splits_back_into_the_very_elements(words in prop::collection::vec("[^\\p{Cc}]*", 1..5)) {
+            let value = written(&json!(words), HeaderFormat::Csv).unwrap().unwrap();
+            let read: Vec<_> = value
+                .split(',')
+                .map(|word| percent_encoding::percent_decode_str(word.trim()).decode_utf8().unwrap().into_owned())
+                .collect();
+            prop_assert_eq!(read, words);
+        }
+
+        #[test]
+        fn two_subjects_never_share_a_value(one in "[ -~]{0,6}|\\PC{0,3}", other in "[ -~]{0,6}|\\PC{0,3}") {
+            let value = |text: &str| written(&json!(text), HeaderFormat::Text);
+            if let (Ok(first), Ok(second)) = (value(&one), value(&other)) {
+                prop_assert_eq!(first == second, one == other);
+            }
+        }
+    }
 }

@@ -138,3 +138,123 @@ fn permit(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn verified(claims: &Value) -> Caller {
+        let mut claims = claims.clone();
+        if claims["aud"].is_null() {
+            claims["aud"] = json!("api");
+        }
+        Caller::Verified(Arc::new(VerifiedClaims::sample("gateway", &claims)))
+    }
+
+    fn mode(mode: Mode) -> Requirement {
+        Requirement { mode, ..Requirement::default() }
+    }
+
+    fn decide(requirement: &Requirement, caller: Caller) -> Decision {
+        authorize(requirement, &ForwardPlan::default(), caller)
+    }
+
+    #[track_caller]
+    fn permit(decision: Decision) -> Permit {
+        match decision {
+            Decision::Allow(permit) => permit,
+            Decision::Deny(denial) => panic!("denied: {denial:?}"),
+        }
+    }
+
+    #[track_caller]
+    fn denial(decision: Decision) -> Denial {
+        match decision {
+            Decision::Deny(denial) => denial,
+            Decision::Allow(permit) => panic!("allowed: {permit:?}"),
+        }
+    }
+
+    fn header<'a>(permit: &'a Permit, name: &str) -> Option<&'a str> {
+        permit.identity().iter().find(|(n, _)| n == name).map(|(_, value)| value.to_str().unwrap())
+    }
+
+    #[test]
+    fn a_public_route_is_anonymous_whoever_calls() {
+        let callers =
+            [Caller::Anonymous, verified(&json!({"sub": "u1"})), Caller::Refused(Reason::BadSignature)];
+        for caller in callers {
+            let permit = permit(decide(&Requirement::public(), caller));
+            assert_eq!(permit.reason(), Reason::Anonymous);
+            assert!(
+                permit.claims().is_none() && permit.identity().is_empty() && permit.would_deny().is_none()
+            );
+        }
+    }
+
+    #[test]
+    fn an_optional_route_takes_no_token_but_no_bad_one() {
+        assert_eq!(permit(decide(&mode(Mode::Optional), Caller::Anonymous)).reason(), Reason::Anonymous);
+        let good = permit(decide(&mode(Mode::Optional), verified(&json!({"sub": "u1"}))));
+        assert_eq!((good.reason(), header(&good, "x-auth-subject")), (Reason::Ok, Some("u1")));
+        let bad = denial(decide(&mode(Mode::Optional), Caller::Refused(Reason::Expired)));
+        assert_eq!(bad, Denial::new(Reason::Expired));
+        let lacking = Requirement { roles: vec!["clerk".into()], ..mode(Mode::Optional) };
+        assert_eq!(permit(decide(&lacking, Caller::Anonymous)).reason(), Reason::Anonymous);
+        let denied = denial(decide(&lacking, verified(&json!({"sub": "u1"}))));
+        assert_eq!(denied.reason, Reason::InsufficientRole);
+    }
+
+    #[test]
+    fn a_required_route_denies_who_brings_none_or_a_refused_one() {
+        assert_eq!(denial(decide(&mode(Mode::Required), Caller::Anonymous)).reason, Reason::NoToken);
+        for reason in [Reason::MalformedCredentials, Reason::Revoked, Reason::KeysUnavailable] {
+            let denial = denial(decide(&Requirement::default(), Caller::Refused(reason)));
+            assert_eq!(denial, Denial::new(reason));
+        }
+    }
+
+    #[test]
+    fn who_is_known_but_lacks_something_is_told_the_scopes() {
+        let requirement = Requirement {
+            scopes: vec!["orders:read".into(), "orders:write".into()],
+            roles: vec!["clerk".into()],
+            ..Requirement::default()
+        };
+        let lacks_scope = denial(decide(&requirement, verified(&json!({"scope": "orders:read"}))));
+        assert_eq!(lacks_scope.reason, Reason::InsufficientScope);
+        assert_eq!(lacks_scope.scopes, "orders:read orders:write");
+        let both = json!({"scope": "orders:read orders:write"});
+        assert_eq!(denial(decide(&requirement, verified(&both))).reason, Reason::InsufficientRole);
+        let foreign = json!({"aud": "other"});
+        assert_eq!(denial(decide(&requirement, verified(&foreign))), Denial::new(Reason::WrongAudience));
+    }
+
+    #[test]
+    fn observing_forwards_and_says_what_enforcing_would_have_denied() {
+        let observed = Requirement { enforce: false, scopes: vec!["a".into()], ..Requirement::default() };
+        let lacking = permit(decide(&observed, verified(&json!({"sub": "u1"}))));
+        assert_eq!(lacking.would_deny().unwrap().reason, Reason::InsufficientScope);
+        assert_eq!(header(&lacking, "x-auth-subject"), Some("u1"));
+        let good = permit(decide(&observed, verified(&json!({"sub": "u1", "scope": "a"}))));
+        assert_eq!(good.would_deny(), None);
+        for (caller, reason) in [
+            (Caller::Anonymous, Reason::NoToken),
+            (Caller::Refused(Reason::BadSignature), Reason::BadSignature),
+            (verified(&json!({"sub": "u1", "aud": "other"})), Reason::WrongAudience),
+            (verified(&json!({"sub": "u\n1", "scope": "a"})), Reason::UnforwardableClaim),
+        ] {
+            let permit = permit(decide(&observed, caller));
+            assert_eq!(permit.would_deny().unwrap().reason, reason);
+            assert!(permit.claims().is_none() && permit.identity().is_empty(), "{reason}");
+        }
+    }
+
+    #[test]
+    fn a_claim_that_fits_no_header_is_a_denial_that_names_the_header() {
+        let denial = denial(decide(&Requirement::default(), verified(&json!({"sub": "a\r\nX-Admin: 1"}))));
+        assert_eq!(denial.reason, Reason::UnforwardableClaim);
+        assert_eq!(denial.header.unwrap(), "x-auth-subject");
+    }
+}

@@ -274,3 +274,137 @@ pub fn host_name(authority: &str) -> Cow<'_, str> {
 fn is_within_brackets(text: &str) -> bool {
     text.starts_with('[') && !text.ends_with(']')
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_that_could_never_match_are_errors() {
+        use PatternError as E;
+        for (text, error) in [
+            ("", E::NoSlash),
+            ("a/b", E::NoSlash),
+            ("**", E::NoSlash),
+            ("//", E::EmptySegment),
+            ("/a//b", E::EmptySegment),
+            ("/a//**", E::EmptySegment),
+            ("//**", E::EmptySegment),
+            ("/a/./b", E::DotSegment),
+            ("/..", E::DotSegment),
+            ("/a./b", E::TrailingDotOrSpace),
+            ("/a ", E::TrailingDotOrSpace),
+            ("/...", E::TrailingDotOrSpace),
+            ("/a%2Fb", E::Escape),
+            ("/100%", E::Escape),
+            ("/a?b=c", E::BadCharacter('?')),
+            ("/a#b", E::BadCharacter('#')),
+            ("/a\\b", E::BadCharacter('\\')),
+            ("/a\tb", E::BadCharacter('\t')),
+            ("/a/**/b", E::DoubleStarInside),
+            ("/**/**", E::DoubleStarInside),
+            ("/a/*", E::Star),
+            ("/a**", E::Star),
+            ("/***", E::Star),
+            ("/a/*.html", E::Star),
+            ("/{}", E::BadParameter),
+            ("/{a-b}", E::BadParameter),
+            ("/x{id}", E::BadParameter),
+            ("/{id", E::BadParameter),
+            ("/{id}/{id}", E::RepeatedParameter("id".into())),
+        ] {
+            assert_eq!(PathPattern::parse(text), Err(error), "{text:?}");
+        }
+        assert_eq!(PathPattern::parse(&"/a".repeat(65)), Err(E::TooLong));
+        for text in ["/", "/**", "/a", "/a/", "/a/**", "/{a}/b/{c}/**", "/a;b", "/é", "/@x/.well-known/a.b"]
+        {
+            assert_eq!(PathPattern::parse(text).unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn a_prefix_is_stripped_at_segment_boundaries_only() {
+        let strip = |prefix: &str, path| PathPrefix::parse(prefix).unwrap().strip(path);
+        for (prefix, path, rest) in [
+            ("/orders", "/orders/1", Some("/1")),
+            ("/orders", "/orders/1/%2F;x", Some("/1/%2F;x")),
+            ("/orders", "/orders", Some("/")),
+            ("/orders", "/orders/", Some("/")),
+            ("/orders", "/orders//x", Some("//x")),
+            ("/orders", "/ordersx", None),
+            ("/orders", "/orders%2Fx", None),
+            ("/orders", "/Orders/1", None),
+            ("/orders", "/", None),
+            ("/a/b", "/a/b/c", Some("/c")),
+            ("/a/b", "/a/bc", None),
+            ("/a@b", "/a%40b/c", Some("/c")),
+            ("/é", "/%C3%A9/c", Some("/c")),
+        ] {
+            assert_eq!(strip(prefix, path), rest, "{prefix} {path}");
+        }
+    }
+
+    #[test]
+    fn a_prefix_is_plain_whole_segments() {
+        for text in ["/", "/a/", "/{a}", "/a/**", "/**", "a", "//a", "/a/.."] {
+            assert!(PathPrefix::parse(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_knows_whether_all_its_paths_have_a_prefix() {
+        let prefix = PathPrefix::parse("/a/b").unwrap();
+        for (pattern, below) in [
+            ("/a/b", true),
+            ("/a/b/**", true),
+            ("/a/b/{c}", true),
+            ("/a/**", false),
+            ("/a/{b}/c", false),
+            ("/a/bc", false),
+        ] {
+            assert_eq!(PathPattern::parse(pattern).unwrap().lies_below(&prefix), below, "{pattern}");
+        }
+    }
+
+    #[test]
+    fn hosts_ignore_case_port_and_one_trailing_dot() {
+        for authority in
+            ["API.example.com", "api.example.com:8443", "api.example.com.", "Api.Example.Com.:80"]
+        {
+            assert_eq!(host_name(authority), "api.example.com", "{authority}");
+            assert_eq!(HostPattern::parse(authority).unwrap().as_str(), "api.example.com");
+        }
+        for (authority, name) in [
+            ("[::1]:8080", "[::1]"),
+            ("[::1]", "[::1]"),
+            ("[2001:DB8::1]", "[2001:db8::1]"),
+            ("127.0.0.1:80", "127.0.0.1"),
+            ("a..", "a."),
+            ("a:b", "a:b"),
+            ("a:80:90", "a:80"),
+            ("", ""),
+        ] {
+            assert_eq!(host_name(authority), name, "{authority}");
+        }
+    }
+
+    #[test]
+    fn hosts_are_whole_names_in_ascii() {
+        use HostError as E;
+        for (text, error) in [
+            ("", E::Empty),
+            (":80", E::Empty),
+            ("*.example.com", E::Wildcard),
+            ("http://a", E::NotAlone),
+            ("a/b", E::NotAlone),
+            ("u@a", E::NotAlone),
+            ("bücher.example", E::NotAscii),
+            ("a b", E::BadCharacter(' ')),
+            ("a:b", E::BadCharacter(':')),
+            ("::1", E::BadCharacter(':')),
+        ] {
+            assert_eq!(HostPattern::parse(text), Err(error), "{text:?}");
+        }
+        assert_eq!(HostPattern::parse("[::1]:80").unwrap().as_str(), "[::1]");
+    }
+}

@@ -147,3 +147,112 @@ impl Requirement {
 pub fn is_scope(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| matches!(b, 0x21 | 0x23..=0x5B | 0x5D..=0x7E))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn rule(path: &str, values: &[Value]) -> ClaimRule {
+        let values = values.iter().map(|value| ClaimValue::from_json(value).unwrap()).collect();
+        ClaimRule { path: ClaimPath::parse(path).unwrap(), values }
+    }
+
+    fn shortfall(requirement: &Requirement, claims: Value) -> Option<Reason> {
+        let mut claims = claims;
+        claims["aud"] = json!(["api"]);
+        requirement.shortfall(&VerifiedClaims::sample("gateway", &claims))
+    }
+
+    fn words(words: &[&str]) -> Vec<String> {
+        words.iter().map(|word| (*word).to_owned()).collect()
+    }
+
+    #[test]
+    fn all_scopes_are_needed_and_any_role_suffices() {
+        let both = Requirement { scopes: words(&["a", "b"]), ..Requirement::default() };
+        assert_eq!(shortfall(&both, json!({"scope": "b a c"})), None);
+        assert_eq!(shortfall(&both, json!({"scope": "a"})), Some(Reason::InsufficientScope));
+        assert_eq!(shortfall(&both, json!({"scope": "ab A,b"})), Some(Reason::InsufficientScope));
+        let either = Requirement { roles: words(&["clerk", "manager"]), ..Requirement::default() };
+        assert_eq!(shortfall(&either, json!({"roles": ["x", "manager"]})), None);
+        assert_eq!(
+            shortfall(&either, json!({"roles": ["Manager", "clerks"]})),
+            Some(Reason::InsufficientRole)
+        );
+        assert_eq!(shortfall(&either, json!({})), Some(Reason::InsufficientRole));
+    }
+
+    #[test]
+    fn a_claim_is_compared_as_a_typed_value_and_an_array_by_its_elements() {
+        let cases = [
+            (json!("acme"), json!(["acme", "globex"]), true),
+            (json!(["x", "globex"]), json!(["acme", "globex"]), true),
+            (json!("Acme"), json!(["acme"]), false),
+            (json!("acme,globex"), json!(["acme"]), false),
+            (json!([["acme"]]), json!(["acme"]), false),
+            (json!({"acme": true}), json!(["acme"]), false),
+            (json!(1), json!(["1"]), false),
+            (json!("1"), json!([1]), false),
+            (json!(true), json!(["true"]), false),
+            (json!(true), json!([true]), true),
+            (json!(0), json!([false]), false),
+            (json!(9_007_199_254_740_993_u64), json!([9_007_199_254_740_992_u64]), false),
+            (json!(9_007_199_254_740_993_u64), json!([9_007_199_254_740_993_u64]), true),
+            (json!(null), json!(["null"]), false),
+        ];
+        for (claim, values, met) in cases {
+            let rule = rule("tenant", values.as_array().unwrap());
+            let requirement = Requirement { claims: vec![rule], ..Requirement::default() };
+            let expected = (!met).then_some(Reason::ClaimMismatch);
+            assert_eq!(shortfall(&requirement, json!({ "tenant": claim })), expected, "{claim} {values}");
+        }
+    }
+
+    #[test]
+    fn every_claim_rule_must_be_met_and_a_path_reaches_into_objects() {
+        let rules = vec![rule("tenant", &[json!("acme")]), rule("address.country", &[json!("DE")])];
+        let requirement = Requirement { claims: rules, ..Requirement::default() };
+        let met = json!({"tenant": "acme", "address": {"country": "DE"}});
+        assert_eq!(shortfall(&requirement, met), None);
+        assert_eq!(shortfall(&requirement, json!({"tenant": "acme"})), Some(Reason::ClaimMismatch));
+    }
+
+    #[test]
+    fn a_rule_without_values_is_never_met() {
+        let requirement = Requirement { claims: vec![rule("tenant", &[])], ..Requirement::default() };
+        assert_eq!(shortfall(&requirement, json!({"tenant": "acme"})), Some(Reason::ClaimMismatch));
+    }
+
+    #[test]
+    fn the_routes_audiences_replace_the_issuers() {
+        let of = |aud: Value| VerifiedClaims::sample("gateway", &json!({ "aud": aud }));
+        let issuers = Requirement::default();
+        assert_eq!(issuers.shortfall(&of(json!(["x", "api"]))), None);
+        assert_eq!(issuers.shortfall(&of(json!("API"))), Some(Reason::WrongAudience));
+        assert_eq!(issuers.shortfall(&of(json!([]))), Some(Reason::WrongAudience));
+        let own = Requirement { audiences: words(&["orders"]), ..Requirement::default() };
+        assert_eq!(own.shortfall(&of(json!("orders"))), None);
+        assert_eq!(own.shortfall(&of(json!("api"))), Some(Reason::WrongAudience));
+    }
+
+    #[test]
+    fn a_token_of_an_issuer_the_route_does_not_accept_is_not_looked_at_further() {
+        let requirement = Requirement { issuers: Some(words(&["corp"])), ..Requirement::default() };
+        let claims = json!({"aud": "other"});
+        let shortfall = |issuer| requirement.shortfall(&VerifiedClaims::sample(issuer, &claims));
+        assert_eq!(shortfall("gateway"), Some(Reason::UnknownIssuer));
+        assert_eq!(shortfall("corp"), Some(Reason::WrongAudience));
+        let nobody = Requirement { issuers: Some(Vec::new()), ..Requirement::default() };
+        let claims = VerifiedClaims::sample("corp", &json!({"aud": "api"}));
+        assert_eq!(nobody.shortfall(&claims), Some(Reason::UnknownIssuer));
+    }
+
+    #[test]
+    fn a_scope_is_what_can_stand_in_a_challenge() {
+        assert!(is_scope("orders:read") && is_scope("https://x.example/a.b"));
+        for bad in ["", "a b", "a\"b", "a\\b", "é", "a\n"] {
+            assert!(!is_scope(bad), "{bad:?}");
+        }
+    }
+}

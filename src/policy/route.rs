@@ -156,3 +156,244 @@ impl Methods {
         self.named.iter().find(|(named, _)| named == method).map(|(_, route)| *route).or(self.every)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn matched(name: &str, hosts: &[&str], path: &str, methods: &[&str]) -> RouteMatch {
+        RouteMatch {
+            name: name.to_owned(),
+            hosts: hosts.iter().map(|host| HostPattern::parse(host).unwrap()).collect(),
+            path: PathPattern::parse(path).unwrap(),
+            methods: methods.iter().map(|method| method.parse().unwrap()).collect(),
+        }
+    }
+
+    /// A table of routes that are named by their path.
+    fn of_paths(paths: &[&str]) -> RouteTable<String> {
+        let route = |path: &&str| (matched(path, &[], path, &[]), (*path).to_owned());
+        RouteTable::build(paths.iter().map(route)).unwrap()
+    }
+
+    fn get<'t>(table: &'t RouteTable<String>, path: &str) -> Option<&'t str> {
+        table.find("api.example.com", path, &Method::GET).map(String::as_str)
+    }
+
+    #[test]
+    fn the_most_specific_path_wins_whatever_the_order() {
+        let mut paths = ["/**", "/a/**", "/a/{id}", "/a/b", "/a/{id}/c", "/a/b/**", "/a", "/a/"];
+        for _ in 0..paths.len() {
+            paths.rotate_left(1);
+            let table = of_paths(&paths);
+            for (path, route) in [
+                ("/", "/**"),
+                ("/x/y", "/**"),
+                ("/A", "/**"),
+                ("/a", "/a"),
+                ("/a/", "/a/"),
+                ("/a/x", "/a/{id}"),
+                ("/a/x/", "/a/**"),
+                ("/a/x/c", "/a/{id}/c"),
+                ("/a/x/c/d", "/a/**"),
+                ("/a/b", "/a/b"),
+                ("/a/b/", "/a/b/**"),
+                ("/a/b/c", "/a/b/**"),
+            ] {
+                assert_eq!(get(&table, path), Some(route), "{path}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_dead_end_behind_a_literal_does_not_hide_other_routes() {
+        let table = of_paths(&["/a/b/x", "/a/{id}/c", "/{all}/b/**"]);
+        assert_eq!(get(&table, "/a/b/c"), Some("/a/{id}/c"));
+        assert_eq!(get(&table, "/a/b/d"), Some("/{all}/b/**"));
+        assert_eq!(get(&table, "/a/e/d"), None);
+    }
+
+    #[test]
+    fn each_pattern_matches_what_it_says_and_nothing_else() {
+        for (pattern, yes, no) in [
+            ("/a/b", vec!["/a/b"], vec!["/a/b/", "/a", "/a/b/c", "/a/B", "/a/bc", "/"]),
+            ("/a/{id}", vec!["/a/x", "/a/x%2Fy", "/a/%20"], vec!["/a", "/a/", "/a/x/", "/a/x/y"]),
+            ("/a/**", vec!["/a", "/a/", "/a/b", "/a/b/c/", "/a//"], vec!["/", "/ab", "/A/b"]),
+            ("/**", vec!["/", "/a", "/a/b/", "//"], vec!["", "a", "*"]),
+            ("/", vec!["/"], vec!["/a", "//"]),
+        ] {
+            let table = of_paths(&[pattern]);
+            for path in yes {
+                assert!(get(&table, path).is_some(), "{pattern} should match {path}");
+            }
+            for path in no {
+                assert!(get(&table, path).is_none(), "{pattern} should not match {path}");
+            }
+        }
+    }
+
+    #[test]
+    fn segments_are_compared_decoded_and_an_escaped_slash_parts_none() {
+        let table = of_paths(&["/a@b", "/é/x", "/a/b"]);
+        assert_eq!(get(&table, "/a%40b"), Some("/a@b"));
+        assert_eq!(get(&table, "/a@b"), Some("/a@b"));
+        assert_eq!(get(&table, "/%C3%A9/x"), Some("/é/x"));
+        assert_eq!(get(&table, "/a%2Fb"), None);
+        assert_eq!(get(&of_paths(&["/**"]), "/%FF"), None);
+    }
+
+    #[test]
+    fn a_named_host_wins_over_a_better_path_of_every_host() {
+        let routes = [
+            matched("named", &["API.example.com:443", "b.example"], "/**", &[]),
+            matched("every", &[], "/a", &[]),
+            matched("other", &["other.example"], "/a", &[]),
+        ];
+        let table = RouteTable::build(routes.map(|route| (route.clone(), route.name))).unwrap();
+        let find = |host, path| table.find(host, path, &Method::GET).map(String::as_str);
+        assert_eq!(find("api.example.com", "/a"), Some("named"));
+        assert_eq!(find("api.Example.COM.:8080", "/a"), Some("named"));
+        assert_eq!(find("b.example", "/a"), Some("named"));
+        assert_eq!(find("other.example", "/a"), Some("other"));
+        assert_eq!(find("c.example", "/a"), Some("every"));
+        assert_eq!(find("", "/a"), Some("every"));
+        assert_eq!(find("other.example", "/b"), None);
+        assert_eq!(find("c.example", "/b"), None);
+    }
+
+    #[test]
+    fn a_method_the_best_path_does_not_take_falls_through_to_no_broader_route() {
+        let routes = [
+            matched("public", &[], "/**", &[]),
+            matched("admin", &[], "/admin/**", &["GET"]),
+            matched("read", &[], "/o/{id}", &["GET", "HEAD"]),
+            matched("write", &[], "/o/{id}", &[]),
+            matched("hosted", &["h"], "/p", &["GET"]),
+            matched("all", &[], "/p", &[]),
+        ];
+        let table = RouteTable::build(routes.map(|route| (route.clone(), route.name))).unwrap();
+        let find =
+            |host, path, method: &str| table.find(host, path, &method.parse().unwrap()).map(String::as_str);
+        assert_eq!(find("x", "/admin/a", "GET"), Some("admin"));
+        assert_eq!(find("x", "/admin/a", "POST"), None);
+        assert_eq!(find("x", "/admin/a", "HEAD"), None);
+        assert_eq!(find("x", "/admin/a", "get"), None);
+        assert_eq!(find("x", "/o/1", "HEAD"), Some("read"));
+        assert_eq!(find("x", "/o/1", "DELETE"), Some("write"));
+        assert_eq!(find("h", "/p", "POST"), None);
+        assert_eq!(find("x", "/p", "POST"), Some("all"));
+    }
+
+    #[test]
+    fn a_tie_names_both_routes_once() {
+        let ties = |routes: Vec<RouteMatch>| match RouteTable::build(routes.into_iter().map(|r| (r, ()))) {
+            Ok(_) => Vec::new(),
+            Err(ties) => ties.into_iter().map(|tie| tie.routes).collect(),
+        };
+        let route = |hosts, path, methods| matched("r", hosts, path, methods);
+        assert_eq!(ties(vec![route(&[], "/a", &[]), route(&[], "/a", &[])]), [(0, 1)]);
+        assert_eq!(ties(vec![route(&[], "/a/{x}", &[]), route(&[], "/a/{y}", &[])]), [(0, 1)]);
+        let several = route(&["a", "b"], "/a", &["GET", "PUT"]);
+        assert_eq!(ties(vec![several.clone(), route(&["B.:80"], "/a", &["PUT"]), several]), [(0, 1), (0, 2)]);
+        assert!(ties(vec![route(&[], "/a", &["GET"]), route(&[], "/a", &["PUT"])]).is_empty());
+        assert!(ties(vec![route(&[], "/a", &["GET"]), route(&[], "/a", &[])]).is_empty());
+        assert!(ties(vec![route(&["a"], "/a", &[]), route(&[], "/a", &[])]).is_empty());
+        assert!(
+            ties(vec![route(&[], "/a", &[]), route(&[], "/a/", &[]), route(&[], "/a/**", &[])]).is_empty()
+        );
+        assert!(ties(vec![route(&["a", "A"], "/a", &["GET", "GET"])]).is_empty());
+
+        let routes = ["one", "two"].map(|name| (matched(name, &[], "/a", &[]), ()));
+        let text = RouteTable::build(routes).unwrap_err()[0].to_string();
+        assert!(text.contains("`one` and `two`"), "{text}");
+    }
+
+    #[test]
+    fn ten_thousand_routes_are_found_each() {
+        let paths: Vec<_> = (0..10_000).map(|n| format!("/service{n}/{{id}}/**")).collect();
+        let table = of_paths(&paths.iter().map(String::as_str).collect::<Vec<_>>());
+        for (n, path) in paths.iter().enumerate() {
+            assert_eq!(get(&table, &format!("/service{n}/7/x")), Some(path.as_str()));
+        }
+        assert_eq!(get(&table, "/service10000/7/x"), None);
+    }
+
+    /// How a pattern matches a path: the rank of each segment, literal 0, parameter 1, `/**` 2; smaller is
+    /// more specific.
+    fn ranks(pattern: &PathPattern, path: &str) -> Option<Vec<u8>> {
+        let mut segments = path[1..].split('/');
+        let mut ranks = Vec::new();
+        for wanted in &pattern.segments {
+            let segment = segments.next()?;
+            ranks.push(match wanted {
+                Segment::Literal(literal) if **literal == *segment => 0,
+                Segment::Parameter(_) if !segment.is_empty() => 1,
+                _ => return None,
+            });
+        }
+        if pattern.below {
+            ranks.push(2);
+        } else if segments.next().is_some() {
+            return None;
+        }
+        Some(ranks)
+    }
+
+    /// The specificity order, written as what it says and not as a trie.
+    fn naive(routes: &[RouteMatch], host: &str, path: &str, method: &Method) -> Option<usize> {
+        let fits = |route: &RouteMatch| {
+            let hosted = route.hosts.iter().any(|h| h.as_str() == host);
+            let ranks = ranks(&route.path, path)?;
+            (hosted || route.hosts.is_empty()).then_some((!hosted, ranks))
+        };
+        let best = routes.iter().filter_map(fits).min()?;
+        let takes = |explicit: bool| {
+            routes.iter().position(|route| {
+                let named = if explicit { route.methods.contains(method) } else { route.methods.is_empty() };
+                named && fits(route).as_ref() == Some(&best)
+            })
+        };
+        takes(true).or_else(|| takes(false))
+    }
+
+    fn a_route() -> impl Strategy<Value = RouteMatch> {
+        let segment = prop::sample::select(vec!["a", "b", "{x}"]);
+        let host = prop::sample::select(vec![vec![], vec!["h"], vec!["h", "i"]]);
+        let method = prop::sample::select(vec![vec![], vec!["GET"], vec!["GET", "PUT"], vec!["PUT"]]);
+        let ends = prop::sample::select(vec!["", "/", "/**"]);
+        (host, prop::collection::vec(segment, 0..4), ends, method).prop_map(
+            |(hosts, segments, end, methods)| {
+                let named = segments
+                    .iter()
+                    .enumerate()
+                    .map(|(n, s)| format!("/{}", s.replace('x', &format!("x{n}"))));
+                let path = named.collect::<String>() + end;
+                matched(&path, &hosts, if path.is_empty() { "/" } else { &path }, &methods)
+            },
+        )
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+        #[test]
+        fn the_table_finds_what_the_order_says(
+            routes in prop::collection::vec(a_route(), 1..12),
+            path in "(/[abc]?){1,5}",
+            host in prop::sample::select(vec!["h", "i", "j"]),
+            method in prop::sample::select(vec![Method::GET, Method::PUT, Method::POST]),
+        ) {
+            // Those that tie with an earlier one are left out, so that most samples make a table.
+            let mut kept: Vec<RouteMatch> = Vec::new();
+            for route in routes {
+                kept.push(route);
+                if RouteTable::build(kept.iter().cloned().map(|route| (route, ()))).is_err() {
+                    kept.pop();
+                }
+            }
+            let table = RouteTable::build(kept.iter().cloned().enumerate().map(|(n, route)| (route, n))).unwrap();
+            let expected = naive(&kept, host, &path, &method);
+            prop_assert_eq!(table.find(host, &path, &method).copied(), expected);
+        }
+    }
+}

@@ -103,6 +103,30 @@ impl VerifiedClaims {
 }
 
 #[cfg(test)]
+impl VerifiedClaims {
+    /// What a verifier makes of these claims, for the tests of those who read it: `scope` and `roles` are
+    /// in their usual places, the expected audience is `api`.
+    pub(crate) fn sample(issuer: &str, claims: &Value) -> Self {
+        let words = |name: &str| match &claims[name] {
+            Value::String(text) => text.split_whitespace().map(str::to_owned).collect(),
+            Value::Array(all) => all.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+            _ => Vec::new(),
+        };
+        Self {
+            issuer: issuer.into(),
+            expected_audiences: Arc::new(["api".to_owned()]),
+            claims: claims.as_object().cloned().unwrap_or_default(),
+            subject: claims["sub"].as_str().unwrap_or_default().to_owned(),
+            audiences: words("aud"),
+            scopes: words("scope"),
+            roles: words("roles"),
+            expires: Timestamp::MAX,
+            session: None,
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;
