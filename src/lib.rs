@@ -13,6 +13,7 @@ pub mod gateway;
 pub mod json;
 pub mod key_set;
 pub mod metrics;
+pub mod outbound;
 pub mod policy;
 pub mod reason;
 pub mod reply;

@@ -1,5 +1,6 @@
 //! Claims of a verified token: typed access by path, nothing unverified.
 
+use super::registered::{self, Registered};
 use crate::clock::Timestamp;
 use crate::session::id::SessionRef;
 use serde_json::{Map, Value};
@@ -35,8 +36,8 @@ impl ClaimPath {
     }
 }
 
-/// What the verifier vouches for. Only the verifier makes one: holding it proves that signature, issuer,
-/// times and type were checked. The audience is checked by the policy, where a route may ask for its own.
+/// What the verifier vouches for. On the way of a request only the verifier makes one: holding it proves
+/// that signature, issuer, times and type were checked. The audience is checked by the policy, where a route may ask for its own.
 #[derive(Debug, Clone, PartialEq)]
 pub struct VerifiedClaims {
     pub(super) issuer: Arc<str>,
@@ -51,6 +52,32 @@ pub struct VerifiedClaims {
 }
 
 impl VerifiedClaims {
+    /// Claims taken on trust, without a token: for policy checks that meet no request (`portcullis test`).
+    /// Without an `aud` they have the expected one, without an `exp` they never expire. `None` if a claim
+    /// has a type that no verified token's has.
+    pub fn assumed(
+        issuer: &str,
+        expected_audiences: &[String],
+        scopes: &[ClaimPath],
+        roles: &[ClaimPath],
+        mut claims: Map<String, Value>,
+    ) -> Option<Self> {
+        claims.entry("aud").or_insert_with(|| expected_audiences.into());
+        claims.entry("exp").or_insert_with(|| u64::MAX.into());
+        let Registered { subject, audiences, expires, .. } = registered::read(&claims).ok()?;
+        Some(Self {
+            issuer: issuer.into(),
+            expected_audiences: expected_audiences.into(),
+            scopes: registered::collect(&claims, scopes, true).ok()?,
+            roles: registered::collect(&claims, roles, false).ok()?,
+            claims,
+            subject,
+            audiences,
+            expires,
+            session: None,
+        })
+    }
+
     /// The configuration's name of the issuer (`gateway` for our own tokens).
     pub fn issuer(&self) -> &str {
         &self.issuer

@@ -2,4 +2,11 @@
 
 pub mod bearer;
 pub mod claims;
+mod issuer;
+mod jws;
+pub mod key_folder;
+mod registered;
+pub mod signer;
+pub mod signing_key;
+pub mod verified_cache;
 pub mod verifier;

@@ -1,0 +1,233 @@
+//! Taking a token apart (RFC 7515 section 7.1): canonical base64url, strict JSON, and only the header
+//! parameters we understand. Nothing here is verified yet.
+
+use crate::json;
+use crate::key_set::Algorithm;
+use crate::reason::Reason;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::{Map, Value};
+
+/// A token taken apart.
+pub(super) struct Jws<'a> {
+    pub(super) header: Header,
+    pub(super) claims: Map<String, Value>,
+    /// What the signature is over: the first two parts as they came.
+    pub(super) signed: &'a [u8],
+    pub(super) signature: Vec<u8>,
+}
+
+/// The header parameters that count. Keys and addresses of keys in a header (`jwk`, `jku`, `x5c`, `x5u`)
+/// are never looked at: whoever made the token could put their own there.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Header {
+    pub(super) algorithm: Algorithm,
+    pub(super) kid: Option<String>,
+    pub(super) kind: Kind,
+}
+
+/// What `typ` says the token is (RFC 7515 section 4.1.9).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Unsaid,
+    Jwt,
+    AccessToken,
+    Other,
+}
+
+/// Takes a token in compact form apart.
+pub(super) fn parse(token: &str) -> Result<Jws<'_>, Reason> {
+    let (signed, signature) = token.rsplit_once('.').ok_or(Reason::MalformedToken)?;
+    let (header, payload) = signed.split_once('.').ok_or(Reason::MalformedToken)?;
+    // A further dot (five parts are a JWE) is no base64url.
+    let header = self::header(&object(header)?)?;
+    let claims = object(payload)?;
+    let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| Reason::MalformedToken)?;
+    Ok(Jws { header, claims, signed: signed.as_bytes(), signature })
+}
+
+/// Without padding and with zero trailing bits, so that one token has one spelling (RFC 4648 section 3.5).
+fn object(part: &str) -> Result<Map<String, Value>, Reason> {
+    let bytes = URL_SAFE_NO_PAD.decode(part).map_err(|_| Reason::MalformedToken)?;
+    json::object(&bytes).map_err(|_| Reason::MalformedToken)
+}
+
+fn header(header: &Map<String, Value>) -> Result<Header, Reason> {
+    // We understand no extension, so a critical one is refused (RFC 7515 section 4.1.11), and so is an
+    // unencoded payload (RFC 7797), which has to be critical.
+    if header.contains_key("crit") || header.contains_key("b64") {
+        return Err(Reason::MalformedToken);
+    }
+    let text = |name| match header.get(name) {
+        None => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.as_str())),
+        Some(_) => Err(Reason::MalformedToken),
+    };
+    let (alg, kid, typ) = (text("alg")?.ok_or(Reason::MalformedToken)?, text("kid")?, text("typ")?);
+    Ok(Header {
+        algorithm: Algorithm::parse(alg).ok_or(Reason::UnsupportedAlgorithm)?,
+        kid: kid.map(ToOwned::to_owned),
+        kind: typ.map_or(Kind::Unsaid, kind),
+    })
+}
+
+fn kind(typ: &str) -> Kind {
+    let typ = typ.to_ascii_lowercase();
+    match typ.strip_prefix("application/").unwrap_or(&typ) {
+        "jwt" => Kind::Jwt,
+        "at+jwt" => Kind::AccessToken,
+        _ => Kind::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(header: &str, claims: &str) -> String {
+        format!("{}.{}.AAAA", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims))
+    }
+
+    fn refusal(token: &str) -> Option<Reason> {
+        parse(token).err()
+    }
+
+    fn header_refusal(header: &str) -> Option<Reason> {
+        refusal(&token(header, "{}"))
+    }
+
+    #[test]
+    fn the_example_of_rfc_7515_is_taken_apart() {
+        // RFC 7515 appendix A.1; the header holds a line break between its members.
+        let example = "eyJ0eXAiOiJKV1QiLA0KICJhbGciOiJIUzI1NiJ9.\
+            eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ.\
+            dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
+        let jws = parse(example).unwrap();
+        assert_eq!(jws.header, Header { algorithm: Algorithm::Hs256, kid: None, kind: Kind::Jwt });
+        assert_eq!(jws.claims["iss"], "joe");
+        assert_eq!(jws.signed, &example.as_bytes()[..example.rfind('.').unwrap()]);
+        assert_eq!(jws.signature.len(), 32);
+    }
+
+    #[test]
+    fn every_other_shape_is_malformed() {
+        let good = token(r#"{"alg":"RS256"}"#, "{}");
+        assert_eq!(refusal(&good), None);
+        let (header, rest) = good.split_once('.').unwrap();
+        let bad = [
+            String::new(),
+            ".".into(),
+            "..".into(),
+            "...".into(),
+            header.into(),
+            format!("{header}."),
+            format!("{header}.."),
+            format!(".{rest}"),
+            format!("{good}."),
+            format!("{good}.AAAA"),
+            format!("{good}.AAAA.AAAA"),
+            format!(" {good}"),
+            format!("{good}\n"),
+            format!("{good}="),
+            good.replace('.', ".."),
+            good.replacen('.', "=.", 1),
+            good.replace("AAAA", "AA+A"),
+            good.replace("AAAA", "AA/A"),
+            good.replace("AAAA", "AAA A"),
+            good.replace("AAAA", "AAAAA"),
+            "prt_abc".into(),
+            "prt_a.b.c".into(),
+            "\u{1F511}.\u{1F511}.\u{1F511}".into(),
+        ];
+        for token in &bad {
+            assert_eq!(refusal(token), Some(Reason::MalformedToken), "{token:?}");
+        }
+    }
+
+    #[test]
+    fn trailing_bits_make_no_second_spelling() {
+        let good = token(r#"{"alg":"RS256"}"#, "{}").replace("AAAA", "AA");
+        assert_eq!(refusal(&good), None);
+        for last in ["AB", "AP", "Af"] {
+            assert_eq!(refusal(&good.replace(".AA", &format!(".{last}"))), Some(Reason::MalformedToken));
+        }
+    }
+
+    #[test]
+    fn no_spelling_of_none_is_an_algorithm() {
+        for alg in ["none", "None", "NONE", "nOnE", "", " ", "none ", "rs256", "RS256\\u0000", "HS2566"] {
+            let header = format!(r#"{{"alg":"{alg}"}}"#);
+            assert_eq!(header_refusal(&header), Some(Reason::UnsupportedAlgorithm), "{alg:?}");
+        }
+        for header in
+            [r#"{"alg":null}"#, r#"{"alg":["RS256"]}"#, r#"{"alg":256}"#, "{}", r#"{"ALG":"RS256"}"#]
+        {
+            assert_eq!(header_refusal(header), Some(Reason::MalformedToken), "{header}");
+        }
+    }
+
+    #[test]
+    fn a_header_we_do_not_wholly_understand_is_refused() {
+        for header in [
+            r#"{"alg":"RS256","crit":["exp"]}"#,
+            r#"{"alg":"RS256","crit":[]}"#,
+            r#"{"alg":"RS256","crit":null}"#,
+            r#"{"alg":"RS256","b64":false}"#,
+            r#"{"alg":"RS256","b64":true}"#,
+            r#"{"alg":"RS256","crit":["b64"],"b64":false}"#,
+            r#"{"alg":"RS256","kid":1}"#,
+            r#"{"alg":"RS256","kid":null}"#,
+            r#"{"alg":"RS256","typ":1}"#,
+            r#"{"alg":"RS256","alg":"RS256"}"#,
+            r#"{"alg":"RS256","\u0061lg":"none"}"#,
+            r#"{"alg":"none","alg":"RS256"}"#,
+            r#"[{"alg":"RS256"}]"#,
+            r#"{"alg":"RS256"} "#.repeat(2).as_str(),
+            "\u{feff}{\"alg\":\"RS256\"}",
+        ] {
+            assert_eq!(header_refusal(header), Some(Reason::MalformedToken), "{header}");
+        }
+    }
+
+    #[test]
+    fn keys_in_a_header_are_passed_over() {
+        let header =
+            r#"{"alg":"RS256","jwk":{"kty":"oct"},"jku":"http://evil.example","x5u":"x","x5c":["y"]}"#;
+        assert_eq!(header_refusal(header), None);
+    }
+
+    #[test]
+    fn typ_is_read_with_or_without_application_in_any_case() {
+        let kind = |typ: &str| {
+            parse(&token(&format!(r#"{{"alg":"RS256","typ":"{typ}"}}"#), "{}")).unwrap().header.kind
+        };
+        assert_eq!(kind("JWT"), Kind::Jwt);
+        assert_eq!(kind("application/jwt"), Kind::Jwt);
+        assert_eq!(kind("at+JWT"), Kind::AccessToken);
+        assert_eq!(kind("Application/AT+jwt"), Kind::AccessToken);
+        for other in ["", "logout+jwt", "dpop+jwt", "JWT ", "application/application/jwt", "rt+jwt", "ID"] {
+            assert_eq!(kind(other), Kind::Other, "{other:?}");
+        }
+        assert_eq!(parse(&token(r#"{"alg":"RS256"}"#, "{}")).unwrap().header.kind, Kind::Unsaid);
+    }
+
+    #[test]
+    fn claims_must_be_one_strict_json_object() {
+        for claims in [
+            "",
+            "[]",
+            "null",
+            "1",
+            "{} {}",
+            r#"{"a":1,"a":1}"#,
+            r#"{"a":{"b":1,"b":2}}"#,
+            "{\"a\":\"\u{0}\"}",
+        ] {
+            assert_eq!(
+                refusal(&token(r#"{"alg":"RS256"}"#, claims)),
+                Some(Reason::MalformedToken),
+                "{claims:?}"
+            );
+        }
+    }
+}

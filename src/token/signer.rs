@@ -1,0 +1,189 @@
+//! Making our own access tokens (RFC 9068), and publishing the keys they are verified with.
+
+use super::key_folder::{self, KeyFile, KeyFolderError};
+pub use super::signing_key::SigningAlgorithm;
+use super::signing_key::SigningKey;
+use super::verifier::OwnIssuer;
+use crate::clock::{NoEntropy, Timestamp, random_bytes};
+use crate::key_set::{KeySet, KeySetError};
+use crate::session::id::SessionRef;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::{Map, Value, json};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Claims that only we set: what a directory says under these names is dropped.
+const OURS: [&str; 11] = ["iss", "sub", "aud", "exp", "iat", "nbf", "jti", "sid", "gen", "usr", "uep"];
+
+/// Signs our access tokens.
+#[derive(Debug)]
+pub struct Signer {
+    issuer: String,
+    audiences: Vec<String>,
+    lifetime: Duration,
+    key: SigningKey,
+    header: String,
+    public: String,
+    keys: Arc<KeySet>,
+}
+
+/// A new access token.
+#[derive(Clone, PartialEq, Eq)]
+pub struct MintedToken {
+    /// The token itself.
+    pub token: String,
+    /// How long it is good for.
+    pub expires_in: Duration,
+}
+
+impl std::fmt::Debug for MintedToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MintedToken").field("expires_in", &self.expires_in).finish_non_exhaustive()
+    }
+}
+
+/// Why there is no signer, or no token.
+#[derive(Debug, thiserror::Error)]
+pub enum SignerError {
+    /// The keys cannot be had.
+    #[error(transparent)]
+    Folder(#[from] KeyFolderError),
+    /// The folder has no key for the algorithm.
+    #[error("{} has no {algorithm} key", folder.display())]
+    NoKey {
+        /// The folder.
+        folder: PathBuf,
+        /// What a key is needed for.
+        algorithm: SigningAlgorithm,
+    },
+    /// Our own key set is not one we would take from others.
+    #[error("the keys cannot be published: {0}")]
+    Unpublishable(#[from] KeySetError),
+    /// There is no randomness.
+    #[error(transparent)]
+    Entropy(#[from] NoEntropy),
+    /// The key does not sign.
+    #[error("the signing key {0} failed")]
+    Signing(String),
+}
+
+impl Signer {
+    /// A signer with the keys of `folder`: the first, by file name, that fits `algorithm` signs, and all are
+    /// published. Tokens are good for `lifetime`.
+    ///
+    /// # Errors
+    /// [`SignerError`] if a file in the folder is no key, or none fits.
+    pub fn load(
+        folder: &Path,
+        issuer: String,
+        audiences: Vec<String>,
+        lifetime: Duration,
+        algorithm: SigningAlgorithm,
+    ) -> Result<Self, SignerError> {
+        Self::new(key_folder::read(folder)?, folder, issuer, audiences, lifetime, algorithm)
+    }
+
+    /// Like [`Signer::load`], but a folder without keys, or absent, is given one first.
+    ///
+    /// # Errors
+    /// [`SignerError`] if that is not possible.
+    pub fn load_or_create(
+        folder: &Path,
+        issuer: String,
+        audiences: Vec<String>,
+        lifetime: Duration,
+        algorithm: SigningAlgorithm,
+    ) -> Result<Self, SignerError> {
+        if key_folder::read(folder)?.is_empty() {
+            key_folder::create(folder, key_folder::FIRST_KEY, algorithm)?;
+        }
+        Self::load(folder, issuer, audiences, lifetime, algorithm)
+    }
+
+    fn new(
+        files: Vec<KeyFile>,
+        folder: &Path,
+        issuer: String,
+        audiences: Vec<String>,
+        lifetime: Duration,
+        algorithm: SigningAlgorithm,
+    ) -> Result<Self, SignerError> {
+        let public: Vec<_> = files.iter().map(|file| file.key.jwk().clone()).collect();
+        let mut keys = files.into_iter().map(|file| file.key);
+        let Some(key) = keys.find(|key| key.algorithm() == algorithm) else {
+            return Err(SignerError::NoKey { folder: folder.to_owned(), algorithm });
+        };
+        let header = json!({ "typ": "at+jwt", "alg": algorithm.as_str(), "kid": key.kid() });
+        let header = URL_SAFE_NO_PAD.encode(header.to_string());
+        let public = json!({ "keys": public }).to_string();
+        let keys = Arc::new(KeySet::from_jwks(public.as_bytes())?);
+        Ok(Self { issuer, audiences, lifetime, key, header, public, keys })
+    }
+
+    /// A token for `subject` that belongs to `session`. `claims` are the directory's (`scope`, `roles` and
+    /// what else is configured); they cannot replace those that are ours to set.
+    ///
+    /// # Errors
+    /// [`SignerError`] if there is no randomness or the key fails.
+    pub fn mint(
+        &self,
+        subject: &str,
+        claims: &Map<String, Value>,
+        session: SessionRef,
+        now: Timestamp,
+    ) -> Result<MintedToken, SignerError> {
+        let mut claims = claims.clone();
+        claims.retain(|name, _| !OURS.contains(&name.as_str()));
+        let audience = match self.audiences.as_slice() {
+            [one] => json!(one),
+            several => json!(several),
+        };
+        let ours = [
+            ("iss", json!(self.issuer)),
+            ("sub", json!(subject)),
+            ("aud", audience),
+            // Whole seconds: issued no later, and expiring no earlier, than said.
+            ("iat", json!(now.as_secs())),
+            ("exp", json!(now.plus(self.lifetime).plus(Duration::from_millis(999)).as_secs())),
+            ("jti", json!(URL_SAFE_NO_PAD.encode(random_bytes::<16>()?))),
+            ("sid", json!(session.session.to_string())),
+            ("usr", json!(session.user.to_string())),
+            ("gen", json!(session.generation)),
+            ("uep", json!(session.epoch)),
+        ];
+        claims.extend(ours.map(|(name, value)| (name.to_owned(), value)));
+        let payload = URL_SAFE_NO_PAD.encode(Value::Object(claims).to_string());
+        let mut token = format!("{}.{payload}", self.header);
+        let signature = self.key.sign(token.as_bytes());
+        let signature = signature.ok_or_else(|| SignerError::Signing(self.key.kid().to_owned()))?;
+        token.push('.');
+        URL_SAFE_NO_PAD.encode_string(signature, &mut token);
+        Ok(MintedToken { token, expires_in: self.lifetime })
+    }
+
+    /// Our public keys as a JWKS document.
+    pub fn public_key_set(&self) -> &str {
+        &self.public
+    }
+
+    /// Our public keys.
+    pub fn keys(&self) -> &Arc<KeySet> {
+        &self.keys
+    }
+
+    /// The `kid` of the key that signs.
+    pub fn kid(&self) -> &str {
+        self.key.kid()
+    }
+
+    /// What the verifier needs to know our own tokens.
+    pub fn own_issuer(&self) -> OwnIssuer {
+        OwnIssuer {
+            issuer: self.issuer.clone(),
+            audiences: self.audiences.clone(),
+            keys: Arc::clone(&self.keys),
+        }
+    }
+}
