@@ -27,8 +27,9 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("redb", &["session/embedded"]),
     ("jsonwebtoken", &["token", "key_set"]),
     ("saphyr_parser", &["config/yaml"]),
+    ("moka", &["token/verified_cache"]),
     ("prometheus", &["metrics"]),
-    ("argon2", &["directory/password"]),
+    ("argon2", &["directory/password_hash"]),
     ("reqwest", &["outbound"]),
 ];
 const MOST_LINES: usize = 400;
