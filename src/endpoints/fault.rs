@@ -1,5 +1,6 @@
 //! Why an endpoint refuses, and the answer each refusal gets: one closed table.
 
+use super::event::{AuditEvent, SessionEvent};
 use crate::reply::{Challenge, Reply};
 use http::header;
 use std::time::Duration;
@@ -9,7 +10,6 @@ pub(super) const RECOVERY: Duration = Duration::from_secs(2);
 
 /// Why an endpoint refuses a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[allow(dead_code, reason = "for the handlers")]
 pub(super) enum Fault {
     /// There is no such endpoint, or no such session.
     NotFound,
@@ -117,5 +117,26 @@ impl Fault {
             Self::BadAccessToken(what) => (401, TOKEN, TOKEN, what),
             Self::AccessTokenRevoked => (401, TOKEN, "session_revoked", "The session was ended"),
         }
+    }
+}
+
+/// A refusal and what is to be counted and recorded of it.
+#[derive(Debug)]
+pub(super) struct Refused {
+    pub(super) fault: Fault,
+    pub(super) event: Option<SessionEvent>,
+    pub(super) audit: Option<AuditEvent>,
+}
+
+impl Refused {
+    /// A refusal that counts as `event`.
+    pub(super) const fn noted(fault: Fault, event: SessionEvent, audit: Option<AuditEvent>) -> Self {
+        Self { fault, event: Some(event), audit }
+    }
+}
+
+impl From<Fault> for Refused {
+    fn from(fault: Fault) -> Self {
+        Self { fault, event: None, audit: None }
     }
 }

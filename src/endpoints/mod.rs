@@ -1,23 +1,42 @@
 //! The session endpoints: which paths are theirs, and who answers them.
 
+mod access;
 pub mod cookie;
 pub mod csrf;
 pub mod event;
 mod fault;
+mod fields;
+mod grant;
+mod keys;
+mod login;
+mod logout;
 pub mod origin;
+mod refresh;
+mod refresh_credential;
+mod sessions;
 pub mod settings;
 pub mod throttle;
 
+use crate::clock::Clock;
+use crate::directory::UserDirectory;
+use crate::reply::Reply;
+use crate::session::deferred::DeferredLogouts;
+use crate::session::id::SessionId;
+use crate::session::refresh_token::RefreshTokens;
+use crate::session::revocation::Revocations;
+use crate::session::store::SessionStore;
+use crate::token::signer::Signer;
+use crate::token::verifier::Verifier;
 use bytes::Bytes;
-use event::Handled;
-use fault::Fault;
+use cookie::CookieSettings;
+use event::{AuditAction, AuditEvent, Handled};
+use fault::{Fault, Refused};
 use http::{HeaderMap, Method, header};
 use origin::Origin;
 use settings::Settings;
 use std::net::IpAddr;
-
-use crate::reply::Reply;
-use crate::session::id::SessionId;
+use std::sync::Arc;
+use throttle::Throttle;
 
 /// Where our public keys are published.
 pub const KEYS_PATH: &str = "/.well-known/jwks.json";
@@ -87,6 +106,8 @@ pub struct EndpointRequest<'a> {
     pub host: &'a str,
     /// The request's identifier.
     pub request_id: &'a str,
+    /// The longest access token looked at, in bytes (`server.limits.token_bytes`).
+    pub token_bytes: usize,
 }
 
 /// A request's body, read by the gateway.
@@ -100,62 +121,83 @@ pub enum Body {
     TimedOut,
 }
 
+/// What the endpoints work with.
+#[derive(Clone)]
+pub struct Parts {
+    /// Where sessions are kept.
+    pub store: Arc<dyn SessionStore>,
+    /// Where users come from.
+    pub directory: Arc<dyn UserDirectory>,
+    /// Makes and reads refresh tokens.
+    pub tokens: Arc<RefreshTokens>,
+    /// What is known to be ended.
+    pub revocations: Arc<Revocations>,
+    /// Takes the logouts the store could not; whoever builds the endpoints also carries them out.
+    pub deferred: Arc<DeferredLogouts>,
+    /// Makes access tokens.
+    pub signer: Arc<Signer>,
+    /// Verifies them; it need know no other issuer ([`Verifier::own_only`]).
+    pub verifier: Arc<Verifier>,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+}
+
 /// The session endpoints.
-#[derive(Debug)]
 pub struct Endpoints {
     settings: Settings,
+    throttle: Throttle,
+    parts: Parts,
+}
+
+impl std::fmt::Debug for Endpoints {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Endpoints").field("settings", &self.settings).finish_non_exhaustive()
+    }
 }
 
 impl Endpoints {
+    /// The endpoints with these settings.
+    pub fn new(settings: Settings, parts: Parts) -> Self {
+        Self { throttle: Throttle::new(settings.throttle), settings, parts }
+    }
+
+    /// The refresh-token cookie, which the gateway keeps away from upstreams.
+    pub fn cookie(&self) -> &CookieSettings {
+        &self.settings.cookie
+    }
+
     /// The endpoint at a canonical path; `None` if the path is not ours.
     pub fn find(&self, path: &str) -> Option<Endpoint> {
-        if path == KEYS_PATH {
-            return Some(Endpoint::Keys);
-        }
-        let rest = path.strip_prefix(self.settings.prefix.as_str())?;
-        Some(match rest {
-            "/login" => Endpoint::Login,
-            "/refresh" => Endpoint::Refresh,
-            "/logout" => Endpoint::Logout,
-            "/logout-all" => Endpoint::LogoutAll,
-            "/sessions" => Endpoint::Sessions,
-            _ if !rest.is_empty() && !rest.starts_with('/') => return None,
-            _ => match rest.strip_prefix("/sessions/") {
-                Some(id) if !id.is_empty() && !id.contains('/') => Endpoint::Session(SessionId::parse(id)),
-                _ => Endpoint::Unknown,
-            },
-        })
+        find(self.settings.prefix.as_str(), path)
     }
 
     /// Answers what needs no body: wrong path, method or media type, and preflights. `None`: read the body
     /// and call [`Self::handle`].
     pub fn precheck(&self, endpoint: Endpoint, request: &EndpointRequest<'_>) -> Option<Handled> {
-        let reply = Self::precheck_reply(endpoint, request)?;
+        let reply = precheck(endpoint, request)?;
         Some(Handled::from(self.finish(endpoint, request, reply)))
     }
 
     /// Answers a request.
-    #[allow(clippy::unused_async, reason = "the handlers await the store and the directory")]
     pub async fn handle(&self, endpoint: Endpoint, request: EndpointRequest<'_>, body: Body) -> Handled {
-        let _ = body;
         if let Some(handled) = self.precheck(endpoint, &request) {
             return handled;
         }
-        Handled::from(self.finish(endpoint, &request, Fault::Unavailable.reply(request.request_id)))
-    }
-
-    fn precheck_reply(endpoint: Endpoint, request: &EndpointRequest<'_>) -> Option<Reply> {
-        let method = request.method;
-        let fault = match endpoint {
-            Endpoint::Unknown => Fault::NotFound,
-            _ if is_preflight(request) => return Some(Reply::empty(204)),
-            _ if !endpoint.allow().split(", ").any(|allowed| allowed == method.as_str()) => {
-                Fault::MethodNotAllowed(endpoint.allow())
-            }
-            Endpoint::Login if !is_json(request.headers) => Fault::UnsupportedMediaType,
-            _ => return None,
+        let answer = match endpoint {
+            Endpoint::Login => self.login(&request, &body).await,
+            Endpoint::Refresh => self.refresh(&request, &body).await,
+            Endpoint::Logout => self.logout(&request, &body).await,
+            Endpoint::LogoutAll => self.logout_all(&request, &body).await,
+            Endpoint::Sessions => self.list_sessions(&request).await,
+            Endpoint::Session(id) => self.remove_session(&request, id).await,
+            Endpoint::Keys => Ok(self.keys()),
+            Endpoint::Unknown => Err(Fault::NotFound.into()),
         };
-        Some(fault.reply(request.request_id))
+        let Handled { reply, audit, event } = answer.unwrap_or_else(|refused| {
+            let Refused { fault, audit, event } = refused;
+            Handled { reply: fault.reply(request.request_id), audit, event }
+        });
+        Handled { reply: self.finish(endpoint, &request, reply), audit, event }
     }
 
     /// Adds what every answer carries: caching, sniffing and cross-origin fields.
@@ -174,12 +216,10 @@ impl Endpoints {
             .with(header::ACCESS_CONTROL_ALLOW_ORIGIN, &origin.to_string())
             .with_static(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, "true");
         if is_preflight(request) {
+            let fields = "Authorization, Content-Type, X-Portcullis-Request";
             return reply
                 .with_static(header::ACCESS_CONTROL_ALLOW_METHODS, endpoint.allow())
-                .with_static(
-                    header::ACCESS_CONTROL_ALLOW_HEADERS,
-                    "Authorization, Content-Type, X-Portcullis-Request",
-                )
+                .with_static(header::ACCESS_CONTROL_ALLOW_HEADERS, fields)
                 .with_static(header::ACCESS_CONTROL_MAX_AGE, "600");
         }
         reply
@@ -187,11 +227,54 @@ impl Endpoints {
     }
 
     /// The origins that count as our own for this request: the one it was sent to, and the issuer's.
-    #[allow(dead_code, reason = "for the handlers")]
     fn own_origins(&self, request: &EndpointRequest<'_>) -> Vec<Origin> {
         let here = Origin::of_authority(request.https, request.host);
         here.into_iter().chain(self.settings.issuer_origin.clone()).collect()
     }
+
+    fn audit(
+        action: AuditAction,
+        request: &EndpointRequest<'_>,
+        subject: Option<String>,
+        session: Option<SessionId>,
+    ) -> AuditEvent {
+        let (address, request_id) = (request.peer, request.request_id.to_owned());
+        AuditEvent { action, subject, session, address, request_id }
+    }
+}
+
+fn find(prefix: &str, path: &str) -> Option<Endpoint> {
+    if path == KEYS_PATH {
+        return Some(Endpoint::Keys);
+    }
+    let rest = path.strip_prefix(prefix)?;
+    if !rest.is_empty() && !rest.starts_with('/') {
+        return None;
+    }
+    Some(match rest {
+        "/login" => Endpoint::Login,
+        "/refresh" => Endpoint::Refresh,
+        "/logout" => Endpoint::Logout,
+        "/logout-all" => Endpoint::LogoutAll,
+        "/sessions" => Endpoint::Sessions,
+        _ => match rest.strip_prefix("/sessions/") {
+            Some(id) if !id.is_empty() && !id.contains('/') => Endpoint::Session(SessionId::parse(id)),
+            _ => Endpoint::Unknown,
+        },
+    })
+}
+
+fn precheck(endpoint: Endpoint, request: &EndpointRequest<'_>) -> Option<Reply> {
+    let fault = match endpoint {
+        Endpoint::Unknown => Fault::NotFound,
+        _ if is_preflight(request) => return Some(Reply::empty(204)),
+        _ if !endpoint.allow().split(", ").any(|method| method == request.method.as_str()) => {
+            Fault::MethodNotAllowed(endpoint.allow())
+        }
+        Endpoint::Login if !fields::is_json(request.headers) => Fault::UnsupportedMediaType,
+        _ => return None,
+    };
+    Some(fault.reply(request.request_id))
 }
 
 /// A CORS preflight (Fetch standard, section 4.8).
@@ -201,11 +284,5 @@ fn is_preflight(request: &EndpointRequest<'_>) -> bool {
         && request.headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
 }
 
-/// Exactly one `Content-Type`, `application/json` with or without parameters. Pages cannot send it
-/// cross-site without a preflight.
-fn is_json(headers: &HeaderMap) -> bool {
-    let mut values = headers.get_all(header::CONTENT_TYPE).into_iter();
-    let (Some(value), None) = (values.next(), values.next()) else { return false };
-    let essence = value.as_bytes().split(|&b| b == b';').next().unwrap_or_default().trim_ascii();
-    essence.eq_ignore_ascii_case(b"application/json")
-}
+#[cfg(test)]
+mod tests;

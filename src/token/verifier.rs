@@ -56,6 +56,12 @@ impl Verifier {
         Ok(Self { issuers: built, cache, number })
     }
 
+    /// A verifier of our own tokens alone: what the session endpoints need.
+    pub fn own_only(own: OwnIssuer, cache: Arc<VerifiedCache>) -> Self {
+        let number = cache.register();
+        Self { issuers: vec![Issuer::own(own)], cache, number }
+    }
+
     /// The key sets to keep fresh, to report on, and to be ready with.
     pub fn key_sets(&self) -> impl Iterator<Item = &Arc<IssuerKeys>> {
         self.issuers.iter().filter_map(|issuer| match &issuer.keys {

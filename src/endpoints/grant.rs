@@ -1,0 +1,79 @@
+//! The answer that hands out tokens: the same shape for login and refresh.
+
+use super::Endpoints;
+use super::fault::Fault;
+use super::settings::Naming;
+use crate::clock::Timestamp;
+use crate::reply::Reply;
+use crate::secret::Secret;
+use crate::session::id::SessionRef;
+use crate::session::store::{Delivery, SessionRecord};
+use crate::token::signer::MintedToken;
+use http::header;
+use serde_json::{Map, Value};
+
+impl Endpoints {
+    /// Mints an access token with `claims` and hands it out, with `refresh_token` by the session's way;
+    /// `None` if the client keeps the one it has.
+    pub(super) fn grant(
+        &self,
+        session: &SessionRecord,
+        claims: &Map<String, Value>,
+        refresh_token: Option<&Secret<String>>,
+        now: Timestamp,
+    ) -> Result<Reply, Fault> {
+        let SessionRecord { id, user, generation, epoch, .. } = *session;
+        let reference = SessionRef { session: id, user, generation, epoch };
+        let MintedToken { token, expires_in } =
+            self.parts.signer.mint(&session.subject, claims, reference, now).map_err(|_| Fault::Internal)?;
+        let left = session.idle_expiry.min(session.absolute_expiry).since(now);
+
+        let names = names(self.settings.naming);
+        let mut body = Map::new();
+        let mut put = |name: &str, value: Value| body.insert(name.to_owned(), value);
+        put(names.access_token, token.into());
+        put(names.token_type, "Bearer".into());
+        put(names.expires_in, expires_in.as_secs().into());
+        put(names.session_id, id.to_string().into());
+        put(names.refresh_expires_in, left.as_secs().into());
+        let in_body = refresh_token.filter(|_| session.delivery == Delivery::Body);
+        if let Some(token) = in_body {
+            put(names.refresh_token, token.expose().as_str().into());
+        }
+        let reply = Reply::json(200, &Value::Object(body));
+        Ok(match refresh_token.filter(|_| session.delivery == Delivery::Cookie) {
+            Some(token) => reply.with(header::SET_COOKIE, &self.settings.cookie.set(token.expose(), left)),
+            None => reply,
+        })
+    }
+}
+
+struct Names {
+    access_token: &'static str,
+    token_type: &'static str,
+    expires_in: &'static str,
+    session_id: &'static str,
+    refresh_expires_in: &'static str,
+    refresh_token: &'static str,
+}
+
+const fn names(naming: Naming) -> Names {
+    match naming {
+        Naming::CamelCase => Names {
+            access_token: "accessToken",
+            token_type: "tokenType",
+            expires_in: "expiresIn",
+            session_id: "sessionId",
+            refresh_expires_in: "refreshExpiresIn",
+            refresh_token: "refreshToken",
+        },
+        Naming::OAuth => Names {
+            access_token: "access_token",
+            token_type: "token_type",
+            expires_in: "expires_in",
+            session_id: "session_id",
+            refresh_expires_in: "refresh_expires_in",
+            refresh_token: "refresh_token",
+        },
+    }
+}

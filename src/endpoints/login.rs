@@ -1,0 +1,114 @@
+//! Login: a username and a password become a session.
+
+use super::event::{AuditAction, Handled, SessionEvent};
+use super::fault::Fault;
+use super::fields::Fields;
+use super::settings::DeliveryRule;
+use super::{Body, EndpointRequest, Endpoints, Refused, csrf};
+use crate::clock::{Timestamp, random_bytes};
+use crate::directory::{Credentials, Identity};
+use crate::secret::Secret;
+use crate::session::id::SessionId;
+use crate::session::refresh_token::secret_hash;
+use crate::session::store::{Delivery, NewSession};
+use http::{HeaderMap, header};
+
+/// The longest password, in bytes; never shortened, so a longer one is refused.
+const MAX_PASSWORD: usize = 1024;
+const MAX_DEVICE: usize = 200;
+
+impl Endpoints {
+    pub(super) async fn login(&self, request: &EndpointRequest<'_>, body: &Body) -> Result<Handled, Refused> {
+        let fields = Fields::read(request.headers, body)?;
+        let credentials = credentials(&fields)?;
+        let delivery = delivery(self.settings.delivery, fields.text("delivery")?, request.headers)?;
+        if delivery == Delivery::Cookie {
+            self.check_same_site(request)?;
+        }
+
+        let now = self.parts.clock.now();
+        let taken = self.throttle.take(&credentials.username, request.peer, now).map_err(|wait| {
+            let audit = Self::audit(AuditAction::LoginThrottled, request, None, None);
+            Refused::noted(Fault::TooManyAttempts(wait), SessionEvent::LoginThrottled, Some(audit))
+        })?;
+        let answer = self.parts.directory.authenticate(credentials).await;
+        if !matches!(answer, Ok(None)) {
+            self.throttle.give_back(&taken, self.parts.clock.now());
+        }
+        let Some(identity) = answer.map_err(|_| Fault::Unavailable)? else {
+            let audit = Self::audit(AuditAction::LoginFailed, request, None, None);
+            return Err(Refused::noted(Fault::InvalidCredentials, SessionEvent::LoginFailed, Some(audit)));
+        };
+        self.open(request, identity, delivery).await
+    }
+
+    async fn open(
+        &self,
+        request: &EndpointRequest<'_>,
+        identity: Identity,
+        delivery: Delivery,
+    ) -> Result<Handled, Refused> {
+        let now = self.parts.clock.now();
+        let user = self.parts.tokens.user_key(&identity.subject);
+        let id = SessionId::from_bytes(random_bytes().map_err(|_| Fault::Internal)?);
+        let secret = Secret::new(random_bytes::<16>().map_err(|_| Fault::Internal)?);
+        // Whole seconds, as the token has it.
+        let absolute_expiry = Timestamp::from_secs(now.plus(self.settings.rotation.absolute).as_secs());
+        let new = NewSession {
+            id,
+            user,
+            secret_hash: secret_hash(&secret),
+            subject: identity.subject,
+            claims: identity.claims,
+            delivery,
+            absolute_expiry,
+            device: device(request.headers),
+            address: Some(request.peer.to_canonical().to_string()),
+        };
+        let opened = self.parts.store.open(new).await.map_err(|_| Fault::Unavailable)?;
+        for &evicted in &opened.evicted {
+            self.parts.revocations.session_ended(evicted, now);
+        }
+
+        let session = opened.session;
+        let token = self.parts.tokens.mint(id, user, &secret, delivery, absolute_expiry, session.generation);
+        let reply = self.grant(&session, &session.claims, Some(&token), now)?;
+        let audit = Self::audit(AuditAction::LoginOk, request, Some(session.subject), Some(id));
+        Ok(Handled { reply, event: Some(SessionEvent::LoginOk), audit: Some(audit) })
+    }
+}
+
+fn credentials(fields: &Fields) -> Result<Credentials, Fault> {
+    let username = fields.text("username")?.ok_or(Fault::Malformed("username is missing"))?;
+    let password = fields.text("password")?.ok_or(Fault::Malformed("password is missing"))?;
+    if password.len() > MAX_PASSWORD {
+        return Err(Fault::Malformed("The password is longer than 1024 bytes"));
+    }
+    Ok(Credentials { username: username.to_owned(), password: Secret::new(password.to_owned()) })
+}
+
+fn delivery(rule: DeliveryRule, wish: Option<&str>, headers: &HeaderMap) -> Result<Delivery, Fault> {
+    let wish = match wish {
+        None => None,
+        Some("cookie") => Some(Delivery::Cookie),
+        Some("body") => Some(Delivery::Body),
+        Some(_) => return Err(Fault::Malformed("delivery must be \"cookie\" or \"body\"")),
+    };
+    let usual = match rule {
+        DeliveryRule::Client if csrf::is_browser(headers) => Delivery::Cookie,
+        DeliveryRule::Client | DeliveryRule::Body => Delivery::Body,
+        DeliveryRule::Cookie => Delivery::Cookie,
+    };
+    match wish {
+        Some(wish) if wish != usual && rule != DeliveryRule::Client => {
+            Err(Fault::Malformed("This delivery is not offered here"))
+        }
+        wish => Ok(wish.unwrap_or(usual)),
+    }
+}
+
+/// What the client calls itself, for the session list.
+fn device(headers: &HeaderMap) -> Option<String> {
+    let text = headers.get(header::USER_AGENT)?.to_str().ok()?;
+    Some(text.chars().take(MAX_DEVICE).collect())
+}

@@ -1,0 +1,105 @@
+//! Refresh: a refresh token becomes a new access token, and mostly its own successor.
+
+use super::event::{AuditAction, Handled, SessionEvent};
+use super::fault::Fault;
+use super::fields::Fields;
+use super::{Body, EndpointRequest, Endpoints, Refused};
+use crate::clock::Timestamp;
+use crate::directory::Standing;
+use crate::session::family::Outcome;
+use crate::session::refresh_token::Parsed;
+use crate::session::store::{Delivery, EndReason, SessionRecord};
+use serde_json::{Map, Value};
+
+impl Endpoints {
+    pub(super) async fn refresh(
+        &self,
+        request: &EndpointRequest<'_>,
+        body: &Body,
+    ) -> Result<Handled, Refused> {
+        let fields = Fields::read(request.headers, body)?;
+        let now = self.parts.clock.now();
+        let parsed = self.refresh_credential(request, &fields, now).map_err(|fault| match fault {
+            Fault::NoSession | Fault::InvalidToken | Fault::SessionExpired => refused(fault),
+            other => other.into(),
+        })?;
+        let (outcome, session) = self.rotate(request, &parsed, now).await?;
+        let claims = self.claims_now(request, &session, now).await?;
+        let claims = claims.as_ref().unwrap_or(&session.claims);
+
+        // A token that did not change is not sent to a browser again: it might overtake a newer one.
+        let unchanged = outcome == Outcome::Same && parsed.delivery == Delivery::Cookie;
+        let token = (!unchanged).then(|| self.parts.tokens.mint_generation(&parsed, session.generation));
+        let reply = self.grant(&session, claims, token.as_ref(), now)?;
+        Ok(Handled { reply, event: Some(event(outcome)), audit: None })
+    }
+
+    /// Presents a refresh token to the store and yields the session if that grants new tokens.
+    pub(super) async fn rotate(
+        &self,
+        request: &EndpointRequest<'_>,
+        parsed: &Parsed,
+        now: Timestamp,
+    ) -> Result<(Outcome, SessionRecord), Refused> {
+        let id = parsed.presented.session;
+        let rotation = self.parts.store.rotate(&parsed.presented).await.map_err(|_| Fault::Unavailable)?;
+        let outcome = rotation.outcome;
+        let audited = |fault, action| {
+            let audit = Self::audit(action, request, None, Some(id));
+            Refused::noted(fault, event(outcome), Some(audit))
+        };
+        match outcome {
+            Outcome::Rotated | Outcome::Same | Outcome::Retry | Outcome::Recovered | Outcome::Healed => {
+                let session = rotation.session.ok_or(Fault::Unavailable)?;
+                Ok((outcome, session))
+            }
+            Outcome::Reused => {
+                self.parts.revocations.session_ended(id, now);
+                Err(audited(Fault::TokenReused, AuditAction::TokenReused))
+            }
+            Outcome::Revoked => Err(refused(Fault::SessionRevoked)),
+            Outcome::Expired | Outcome::Unknown => Err(refused(Fault::SessionExpired)),
+            Outcome::Ahead => Err(audited(Fault::SessionExpired, AuditAction::StoreBehind)),
+            Outcome::Mismatch => Err(audited(Fault::InvalidToken, AuditAction::SecretMismatch)),
+        }
+    }
+
+    /// The user's claims as the directory has them now; `None` to go on with those of the session. Ends the
+    /// session of a user who is gone; a directory that is down ends nobody's.
+    async fn claims_now(
+        &self,
+        request: &EndpointRequest<'_>,
+        session: &SessionRecord,
+        now: Timestamp,
+    ) -> Result<Option<Map<String, Value>>, Refused> {
+        match self.parts.directory.standing(&session.subject).await {
+            Ok(Standing::Current(identity)) => Ok(Some(identity.claims)),
+            Ok(Standing::Unchanged) | Err(_) => Ok(None),
+            Ok(Standing::Gone) => {
+                // Refused here in any case; what the store cannot record now is repeated.
+                let _ = self.end(session.user, session.id, EndReason::Disabled, now).await;
+                let subject = Some(session.subject.clone());
+                let audit = Self::audit(AuditAction::UserGone, request, subject, Some(session.id));
+                Err(Refused::noted(Fault::SessionRevoked, SessionEvent::RefreshRefused, Some(audit)))
+            }
+        }
+    }
+}
+
+fn refused(fault: Fault) -> Refused {
+    Refused::noted(fault, SessionEvent::RefreshRefused, None)
+}
+
+const fn event(outcome: Outcome) -> SessionEvent {
+    match outcome {
+        Outcome::Rotated => SessionEvent::RefreshRotated,
+        Outcome::Same => SessionEvent::RefreshSame,
+        Outcome::Retry => SessionEvent::RefreshRetry,
+        Outcome::Recovered => SessionEvent::RefreshRecovered,
+        Outcome::Healed => SessionEvent::RefreshHealed,
+        Outcome::Reused => SessionEvent::RefreshReused,
+        Outcome::Revoked | Outcome::Expired | Outcome::Unknown | Outcome::Ahead | Outcome::Mismatch => {
+            SessionEvent::RefreshRefused
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! The endpoints as a whole: a real store in a folder, a real directory, real tokens; only time is ours.
+
+mod login;
+mod logout;
+mod refresh;
+mod rig;
+mod surface;
