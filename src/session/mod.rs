@@ -6,6 +6,7 @@ pub mod embedded;
 pub mod family;
 pub mod id;
 mod record;
+pub mod redis;
 pub mod refresh_token;
 pub mod revocation;
 pub mod store;

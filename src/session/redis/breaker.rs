@@ -1,0 +1,97 @@
+//! A circuit breaker: when nothing answers, callers are told so at once, and one of them tries now and then.
+
+use crate::clock::random_bytes;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Failures in a row after which calls are refused.
+const FAILURES: u32 = 5;
+/// Shortest pause between two tries while calls are refused; up to twice this long, differently on each
+/// gateway, so that a store that comes back is not met by all at once.
+const PAUSE: Duration = Duration::from_millis(400);
+
+#[derive(Debug, Default)]
+pub(super) struct Breaker(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    failures: u32,
+    next_try: Option<Instant>,
+}
+
+impl Breaker {
+    /// Whether a call may go ahead now.
+    pub(super) fn admits(&self, now: Instant) -> bool {
+        let mut state = self.state();
+        match state.next_try {
+            Some(next) if now < next => false,
+            Some(_) => {
+                // This one tries; the others wait for what it finds, or for the next pause to pass.
+                state.next_try = Some(now + pause());
+                true
+            }
+            None => true,
+        }
+    }
+
+    /// An answer came.
+    pub(super) fn answered(&self) {
+        *self.state() = State::default();
+    }
+
+    /// No answer came. Says whether calls are refused from now on.
+    pub(super) fn failed(&self, now: Instant) -> bool {
+        let mut state = self.state();
+        state.failures = state.failures.saturating_add(1);
+        let open = state.failures >= FAILURES;
+        if open {
+            state.next_try = Some(now + pause());
+        }
+        open
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn pause() -> Duration {
+    let [chance] = random_bytes().unwrap_or([128]);
+    PAUSE + PAUSE * u32::from(chance) / 256
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_refuses_after_failures_in_a_row_and_lets_one_try_after_a_pause() {
+        let (breaker, start) = (Breaker::default(), Instant::now());
+        for failure in 1..=FAILURES {
+            assert!(breaker.admits(start));
+            assert_eq!(breaker.failed(start), failure == FAILURES);
+        }
+        assert!(!breaker.admits(start + PAUSE.mul_f32(0.99)));
+        let later = start + PAUSE * 2;
+        assert!(breaker.admits(later));
+        assert!(!breaker.admits(later));
+        breaker.failed(later);
+        assert!(!breaker.admits(later + PAUSE / 2));
+        assert!(breaker.admits(later + PAUSE * 2));
+        breaker.answered();
+        assert!(breaker.admits(later + PAUSE * 2));
+        assert!(breaker.admits(later + PAUSE * 2));
+    }
+
+    #[test]
+    fn an_answer_in_between_starts_the_count_again() {
+        let (breaker, now) = (Breaker::default(), Instant::now());
+        for _ in 0..10 {
+            for _ in 1..FAILURES {
+                assert!(!breaker.failed(now));
+            }
+            breaker.answered();
+        }
+        assert!(breaker.admits(now));
+    }
+}

@@ -1,0 +1,53 @@
+//! Names of keys. All of one user's lie in the hash slot of the user's shard, so that each transition is
+//! one script also on a cluster.
+
+use crate::session::id::{SessionId, UserKey};
+
+/// Where a session's family stands (a hash).
+pub(super) fn state(user: UserKey, session: SessionId) -> String {
+    format!("rs:{{{}}}:{user}:{session}", user.shard())
+}
+
+/// What a session was opened with (JSON).
+pub(super) fn details(user: UserKey, session: SessionId) -> String {
+    format!("rd:{{{}}}:{user}:{session}", user.shard())
+}
+
+/// A user's epoch (a number).
+pub(super) fn user(user: UserKey) -> String {
+    format!("us:{{{}}}:{user}", user.shard())
+}
+
+/// A user's sessions, by when they idle out (a sorted set).
+pub(super) fn index(user: UserKey) -> String {
+    format!("ux:{{{}}}:{user}", user.shard())
+}
+
+/// A user's sessions that had to make room for others, by when they would have expired (a sorted set).
+pub(super) fn evicted(user: UserKey) -> String {
+    format!("ue:{{{}}}:{user}", user.shard())
+}
+
+/// The revocations of a shard (a stream).
+pub(super) fn stream(shard: u8) -> String {
+    format!("rv:{{{shard}}}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_users_keys_share_one_hash_tag() {
+        let (alice, id) = (UserKey::from_bytes([18; 12]), SessionId::from_bytes([1; 16]));
+        let keys = [
+            state(alice, id),
+            details(alice, id),
+            user(alice),
+            index(alice),
+            evicted(alice),
+            stream(alice.shard()),
+        ];
+        assert!(keys.iter().all(|key| key.contains("{2}")), "{keys:?}");
+    }
+}

@@ -1,0 +1,236 @@
+//! The Redis store: any number of gateways, one atomic script per transition, Redis's clock.
+
+mod breaker;
+mod decode;
+mod feed;
+mod keys;
+mod link;
+mod scripts;
+
+use super::family::{LostResponse, OnReuse, RotationPolicy};
+use super::id::{SessionId, SessionRef, UserKey};
+use super::record::Details;
+use super::refresh_token::Presented;
+use super::store::{
+    Cursor, EndReason, EndedAll, NewSession, Opened, Revocation, Rotation, SessionRecord, SessionStore,
+    StoreError,
+};
+use crate::clock::Clock;
+use crate::secret::Secret;
+use async_trait::async_trait;
+use decode::{FIELDS, State, corrupt};
+use link::Link;
+use redis::{Pipeline, ScriptInvocation};
+use scripts::Scripts;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The largest whole number that Lua can hold exactly.
+const LARGEST: u64 = 1 << 53;
+
+/// Where Redis is (`sessions.store.redis`). Redis 6.2 or later, or Valkey.
+#[derive(Debug, Clone)]
+pub struct RedisSettings {
+    /// `redis://` or `rediss://`, with user, password and database number as needed.
+    pub url: Secret<String>,
+    /// Deadline of every call, connecting included.
+    pub timeout: Duration,
+    /// Certificates (PEM) that are trusted instead of the system's, for `rediss://`.
+    pub ca: Option<Vec<u8>>,
+}
+
+/// Why settings are no use, whatever Redis may say.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// The URL cannot be read.
+    #[error("this is not a Redis URL: it looks like redis://user:password@host:6379/0")]
+    Url,
+    /// The certificates cannot be read.
+    #[error("the certificates to trust for Redis cannot be read: {0}")]
+    Ca(String),
+}
+
+/// Sessions in Redis.
+pub struct RedisStore {
+    link: Link,
+    scripts: Scripts,
+    policy: RotationPolicy,
+    /// Replaces Redis's clock, in tests.
+    clock: Option<Arc<dyn Clock>>,
+}
+
+impl RedisStore {
+    /// A store that connects when it is first used, and again whenever the connection is lost.
+    ///
+    /// # Errors
+    /// [`SettingsError`] if the settings cannot be used; that Redis does not answer is no error here.
+    pub fn connect_lazily(settings: &RedisSettings, policy: RotationPolicy) -> Result<Self, SettingsError> {
+        Ok(Self { link: Link::new(settings)?, scripts: Scripts::new(), policy, clock: None })
+    }
+
+    /// The first argument of every script: empty lets Redis use its own clock.
+    fn time(&self) -> String {
+        self.clock.as_ref().map_or_else(String::new, |clock| clock.now().as_millis().to_string())
+    }
+
+    fn revocation_lifetime(&self) -> u64 {
+        millis(self.policy.revocation_lifetime())
+    }
+
+    /// A script about one session, with its keys.
+    fn about<'a>(
+        &self,
+        script: &'a redis::Script,
+        user: UserKey,
+        session: SessionId,
+    ) -> ScriptInvocation<'a> {
+        let mut script = script.prepare_invoke();
+        script
+            .key(keys::state(user, session))
+            .key(keys::details(user, session))
+            .key(keys::user(user))
+            .key(keys::index(user))
+            .key(keys::stream(user.shard()))
+            .key(keys::evicted(user))
+            .arg(self.time());
+        script
+    }
+}
+
+impl std::fmt::Debug for RedisStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RedisStore").finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl SessionStore for RedisStore {
+    async fn open(&self, new: NewSession) -> Result<Opened, StoreError> {
+        let details = serde_json::to_vec(&Details::from(new.clone()))
+            .map_err(|error| StoreError::Corrupt(error.to_string()))?;
+        let mut script = self.about(&self.scripts.open, new.user, new.id);
+        script
+            .arg(&new.secret_hash[..])
+            .arg(new.id.to_string())
+            .arg(&details[..])
+            .arg(new.absolute_expiry.as_millis().min(LARGEST))
+            .arg(millis(self.policy.idle))
+            .arg(self.policy.max_per_user.max(1))
+            .arg(self.revocation_lifetime());
+        let (state, evicted): (State, Vec<String>) = self.link.script(&script).await?;
+        let family = decode::family(state)?.ok_or_else(|| corrupt("an opened session without state"))?;
+        let session = decode::record(new.user, new.id, &family, &details)?;
+        let evicted = evicted.iter().map(|id| decode::session_id(id)).collect::<Result<_, _>>()?;
+        Ok(Opened { session, evicted })
+    }
+
+    async fn rotate(&self, presented: &Presented) -> Result<Rotation, StoreError> {
+        let Presented { user, session, .. } = *presented;
+        let lost_response = match self.policy.lost_response {
+            LostResponse::UntilUsed => "-1".to_owned(),
+            LostResponse::Within(limit) => millis(limit).to_string(),
+        };
+        let on_reuse = match self.policy.on_reuse {
+            OnReuse::Session => "session",
+            OnReuse::User => "user",
+        };
+        let mut script = self.about(&self.scripts.rotate, user, session);
+        script
+            .arg(&presented.secret_hash[..])
+            .arg(presented.generation)
+            .arg(session.to_string())
+            .arg(user.to_string())
+            .arg(millis(self.policy.idle))
+            .arg(millis(self.policy.grace))
+            .arg(millis(self.policy.coalesce))
+            .arg(lost_response)
+            .arg(on_reuse)
+            .arg(self.revocation_lifetime())
+            .arg(millis(self.policy.absolute));
+        let (word, state, details): (String, State, Option<Vec<u8>>) = self.link.script(&script).await?;
+        let outcome = decode::outcome(&word)?;
+        if !outcome.grants() {
+            return Ok(Rotation { outcome, session: None });
+        }
+        let (Some(family), Some(details)) = (decode::family(state)?, details) else {
+            return Err(corrupt("a grant without a session"));
+        };
+        let session = decode::record(user, session, &family, &details)?;
+        Ok(Rotation { outcome, session: Some(session) })
+    }
+
+    async fn end(&self, user: UserKey, session: SessionId, why: EndReason) -> Result<bool, StoreError> {
+        let mut script = self.about(&self.scripts.end, user, session);
+        script.arg(session.to_string()).arg(decode::end_word(why)).arg(self.revocation_lifetime());
+        self.link.script(&script).await
+    }
+
+    async fn end_all(&self, user: UserKey) -> Result<EndedAll, StoreError> {
+        let mut script = self.scripts.end_all.prepare_invoke();
+        script
+            .key(keys::user(user))
+            .key(keys::index(user))
+            .key(keys::stream(user.shard()))
+            .arg(self.time())
+            .arg(user.to_string())
+            .arg(self.revocation_lifetime())
+            .arg(millis(self.policy.absolute));
+        let (ended, epoch) = self.link.script(&script).await?;
+        Ok(EndedAll { ended, epoch })
+    }
+
+    async fn list(&self, user: UserKey) -> Result<Vec<SessionRecord>, StoreError> {
+        let mut pipe = Pipeline::new();
+        pipe.cmd("ZRANGE").arg(keys::index(user)).arg(0).arg(-1);
+        let (entries,): (Vec<String>,) = self.link.pipeline(&pipe).await?;
+        if entries.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut ids = Vec::with_capacity(entries.len());
+        let mut pipe = Pipeline::with_capacity(2 + entries.len());
+        pipe.cmd("TIME").cmd("GET").arg(keys::user(user));
+        for entry in &entries {
+            let id = decode::session_id(entry.split(':').next().unwrap_or_default())?;
+            pipe.cmd("HMGET").arg(keys::state(user, id)).arg(&FIELDS[..]);
+            pipe.cmd("GET").arg(keys::details(user, id));
+            ids.push(id);
+        }
+        let answers: Vec<redis::Value> = self.link.pipeline(&pipe).await?;
+        decode::living(user, &ids, answers, self.clock.as_ref().map(|clock| clock.now()))
+    }
+
+    async fn confirm(&self, seen: &[SessionRef]) -> Result<(), StoreError> {
+        let mut shards: BTreeMap<u8, Vec<&SessionRef>> = BTreeMap::new();
+        for seen in seen {
+            shards.entry(seen.user.shard()).or_default().push(seen);
+        }
+        for seen in shards.into_values() {
+            let mut script = self.scripts.confirm.prepare_invoke();
+            for seen in seen {
+                script.key(keys::state(seen.user, seen.session)).arg(seen.generation);
+            }
+            let () = self.link.script(&script).await?;
+        }
+        Ok(())
+    }
+
+    async fn revocations(&self, after: &Cursor) -> Result<(Vec<Revocation>, Cursor), StoreError> {
+        feed::read(&self.link, after).await
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        let mut pipe = Pipeline::new();
+        pipe.cmd("PING").ignore();
+        self.link.pipeline(&pipe).await
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(LARGEST).min(LARGEST)
+}
+
+#[cfg(test)]
+mod server;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,120 @@
+-- What the transitions share. Above this stand the numbers that the rules in family.rs fix.
+-- ARGV[1] is the time in milliseconds, or empty: the server's own, one clock for all gateways.
+
+local clock = redis.call('TIME')
+local server_now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local now = tonumber(ARGV[1]) or server_now
+
+-- Lua would write a large number in scientific notation.
+local function int(number)
+  return string.format('%.0f', number)
+end
+
+-- A session's state: h(ash of the secret) c(reated) n (generation) r(otated) t (handed) f (confirmed)
+-- b(udget used) p(eriod of the budget) e(poch) s(een) i(dle expiry) a(bsolute expiry) x (why ended).
+local FIELDS = { 'h', 'c', 'n', 'r', 't', 'f', 'b', 'p', 'e', 's', 'i', 'a', 'x' }
+
+-- The state under a key; nil if there is none, and a second value if there is one we cannot read.
+local function load(key)
+  local values = redis.call('HMGET', key, unpack(FIELDS))
+  local state, found = {}, 0
+  for at, name in ipairs(FIELDS) do
+    local value = values[at]
+    if value and name ~= 'h' and name ~= 'x' then
+      value = tonumber(value)
+    end
+    if value and name ~= 'x' then
+      found = found + 1
+    end
+    state[name] = value
+  end
+  if found == #FIELDS - 1 then
+    return state
+  end
+  if redis.call('EXISTS', key) == 0 then
+    return nil
+  end
+  return nil, redis.error_reply('CORRUPT a session lacks what this version needs')
+end
+
+local function listed(state)
+  local values = {}
+  for at, name in ipairs(FIELDS) do
+    local value = state[name]
+    if type(value) == 'number' then
+      value = int(value)
+    end
+    values[at] = value or false
+  end
+  return values
+end
+
+local function save(key, state)
+  local values = {}
+  for _, name in ipairs(FIELDS) do
+    local value = state[name]
+    if value then
+      values[#values + 1] = name
+      values[#values + 1] = type(value) == 'number' and int(value) or value
+    end
+  end
+  redis.call('HSET', key, unpack(values))
+  redis.call('PEXPIREAT', key, int(state.i + LINGER))
+end
+
+local function epoch_of(user)
+  return tonumber(redis.call('GET', user) or 0) or 0
+end
+
+local function is_revoked(id, state, user, evicted)
+  return state.x or state.e < epoch_of(user) or redis.call('ZSCORE', evicted, id)
+end
+
+local function is_expired(state)
+  return now >= state.i or now >= state.a
+end
+
+-- The index lists a user's sessions as "id:absolute expiry", by when they idle out if nothing happens.
+local function member(id, state)
+  return id .. ':' .. int(state.a)
+end
+
+local function enlist(index, id, state, idle)
+  redis.call('ZADD', index, int(now + idle), member(id, state))
+  redis.call('PEXPIREAT', index, int(now + idle + LINGER))
+end
+
+-- When the session behind an entry of the index expires; 0 if the entry cannot be read.
+local function expiry_of(entry, idles_out)
+  local absolute = tonumber(string.match(entry, ':(%d+)$'))
+  return absolute and math.min(absolute, tonumber(idles_out)) or 0
+end
+
+-- The feed goes by the server's clock alone, since its entries' ids do.
+local function revoke(stream, lifetime, ...)
+  local oldest = math.max(0, server_now - lifetime)
+  redis.call('XADD', stream, 'MINID', '~', int(oldest), '*', 't', int(now + lifetime), ...)
+  redis.call('PEXPIRE', stream, int(lifetime + LINGER))
+end
+
+-- A full Redis refuses a script's first write if that may need memory, and none after it. So what frees
+-- memory comes first here: a logout must go through.
+local function finish(state_key, details_key, index, stream, id, state, why, lifetime)
+  redis.call('DEL', details_key)
+  redis.call('HSET', state_key, 'x', why)
+  redis.call('ZREM', index, member(id, state))
+  revoke(stream, lifetime, 's', id)
+end
+
+-- Ends every session of a user: the epoch does it, the index is merely emptied.
+local function raise(user, index, stream, name, lifetime, absolute)
+  local epoch = math.min(LAST, math.max(epoch_of(user) + 1, math.floor(now / 1000)))
+  local until_then = now + absolute
+  for _, entry in ipairs(redis.call('ZRANGE', index, 0, -1)) do
+    until_then = math.max(until_then, tonumber(string.match(entry, ':(%d+)$')) or 0)
+  end
+  redis.call('DEL', index)
+  redis.call('SET', user, int(epoch), 'PXAT', int(until_then + lifetime))
+  revoke(stream, lifetime, 'u', name, 'e', int(epoch))
+  return epoch
+end

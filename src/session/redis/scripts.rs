@@ -1,0 +1,33 @@
+//! The scripts, one per transition, and the rules' numbers that they share with `family`.
+
+use crate::session::family::{HEAL_GENERATIONS, LINGER, RECOVERIES, RECOVERY_PERIOD};
+use redis::Script;
+
+const PRELUDE: &str = include_str!("prelude.lua");
+
+pub(super) struct Scripts {
+    pub(super) open: Script,
+    pub(super) rotate: Script,
+    pub(super) end: Script,
+    pub(super) end_all: Script,
+    pub(super) confirm: Script,
+}
+
+impl Scripts {
+    pub(super) fn new() -> Self {
+        let numbers = format!(
+            "local LINGER, HEAL, RECOVERIES, PERIOD, LAST = {}, {HEAL_GENERATIONS}, {RECOVERIES}, {}, {}\n",
+            LINGER.as_millis(),
+            RECOVERY_PERIOD.as_millis(),
+            u32::MAX,
+        );
+        let with_prelude = |script: &str| Script::new(&format!("{numbers}{PRELUDE}\n{script}"));
+        Self {
+            open: with_prelude(include_str!("open.lua")),
+            rotate: with_prelude(include_str!("rotate.lua")),
+            end: with_prelude(include_str!("end.lua")),
+            end_all: with_prelude(include_str!("end_all.lua")),
+            confirm: Script::new(include_str!("confirm.lua")),
+        }
+    }
+}
