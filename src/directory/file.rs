@@ -225,6 +225,7 @@ fn check_claims(claims: &Map<String, Value>) -> Result<(), RecordProblem> {
 mod tests {
     use super::*;
     use crate::directory::password::PoolSettings;
+    use crate::directory::password::tests::stalled;
     use crate::directory::password_hash::hash_password;
     use serde_json::json;
 
@@ -292,6 +293,23 @@ mod tests {
         let errors = directory.replace(vec![record("carol", "x"), bad]).unwrap_err();
         assert_eq!((errors[0].index, errors[0].username.as_str()), (1, "bob"));
         assert!(login(&directory, "alice", "x").await.is_some());
+    }
+
+    #[tokio::test]
+    async fn every_login_costs_a_hash_whether_or_not_there_is_such_a_user() {
+        let (pool, _queue) = stalled(8);
+        let pool = Arc::new(pool);
+        let eve = UserRecord { disabled: true, ..record("eve", "x") };
+        let directory = FileDirectory::new(vec![record("alice", "x"), eve], Arc::clone(&pool)).unwrap();
+        for (n, username) in ["alice", "eve", "nobody", ""].into_iter().enumerate() {
+            tokio::select! {
+                biased;
+                _ = login(&directory, username, "x") => panic!("{username:?} was judged without a hash"),
+                () = std::future::ready(()) => assert_eq!(pool.waiting(), n + 1),
+            }
+        }
+        let table = directory.table.load();
+        assert_eq!(table.nobody.cost(), table.by_username["alice"].hash.cost());
     }
 
     #[test]

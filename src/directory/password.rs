@@ -105,7 +105,7 @@ fn work(queue: &Mutex<Receiver<Job>>, waiting: &AtomicUsize) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::directory::password_hash::{Cost, hash_password};
 
@@ -124,10 +124,15 @@ mod tests {
         assert_eq!(pool.waiting(), 0);
     }
 
+    /// A pool whose queue nobody works on; it lasts as long as the second value.
+    pub(in crate::directory) fn stalled(queue: usize) -> (PasswordPool, impl Sized) {
+        let (jobs, receiver) = mpsc::sync_channel(queue);
+        (PasswordPool { jobs, waiting: Arc::default() }, receiver)
+    }
+
     #[tokio::test]
     async fn a_full_queue_turns_away_at_once() {
-        let (jobs, _nobody_takes_them) = mpsc::sync_channel(1);
-        let pool = PasswordPool { jobs, waiting: Arc::default() };
+        let (pool, _queue) = stalled(1);
         let hash = Arc::new(PasswordHash::of_nobody(Cost::DEFAULT).unwrap());
         tokio::select! {
             biased;
@@ -141,9 +146,8 @@ mod tests {
 
     #[tokio::test]
     async fn threads_that_ended_are_an_outage_and_not_a_wrong_password() {
-        let (jobs, queue) = mpsc::sync_channel(1);
+        let (pool, queue) = stalled(1);
         drop(queue);
-        let pool = PasswordPool { jobs, waiting: Arc::default() };
         let hash = Arc::new(PasswordHash::of_nobody(Cost::DEFAULT).unwrap());
         assert!(matches!(pool.verify(hash, password("x")).await, Err(DirectoryError::Unavailable(_))));
     }
