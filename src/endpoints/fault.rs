@@ -67,11 +67,10 @@ impl Fault {
             Self::BadAccessToken(_) | Self::AccessTokenRevoked => {
                 reply.challenge(&Challenge::InvalidToken(message))
             }
-            // The body may still be on its way; the connection is of no further use (RFC 9110 section 15.5.9).
-            Self::BodyTimeout => reply.with_static(header::CONNECTION, "close"),
             Self::NotFound
             | Self::UnsupportedMediaType
             | Self::BodyTooLarge
+            | Self::BodyTimeout
             | Self::Malformed(_)
             | Self::CrossSite
             | Self::InvalidCredentials
