@@ -270,3 +270,341 @@ fn jitter() -> u32 {
 fn scaled(duration: Duration, permille: u32) -> Duration {
     (duration / 1000).saturating_mul(permille)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixtures::{OTHER_RSA, RSA, jwks};
+    use super::*;
+    use crate::clock::ManualClock;
+    use crate::outbound::tests::{TestServer, client, http_answer};
+    use std::io::Write as _;
+    use std::sync::Condvar;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// An issuer that answers what it is told to, when it is let.
+    struct TestIssuer {
+        server: TestServer,
+        answer: Arc<Mutex<(u16, String)>>,
+        gate: Arc<(Mutex<bool>, Condvar)>,
+        clock: Arc<ManualClock>,
+        events: Arc<AtomicUsize>,
+    }
+
+    impl TestIssuer {
+        fn new() -> Self {
+            let answer = Arc::new(Mutex::new((200, jwks(&[RSA.named("a")]))));
+            let gate = Arc::new((Mutex::new(true), Condvar::new()));
+            let (told, gated) = (Arc::clone(&answer), Arc::clone(&gate));
+            let server = TestServer::start(move |stream, _| {
+                let open = gated.1.wait_while(gated.0.lock().unwrap(), |open| !*open).unwrap();
+                drop(open);
+                let (status, body) = told.lock().unwrap().clone();
+                let _ = stream.write_all(http_answer(status, &body).as_bytes());
+            });
+            let clock = Arc::new(ManualClock::at(Timestamp::from_secs(1_000_000)));
+            Self { server, answer, gate, clock, events: Arc::default() }
+        }
+
+        fn answers(&self, status: u16, body: &str) {
+            *self.answer.lock().unwrap() = (status, body.to_owned());
+        }
+
+        fn open(&self, open: bool) {
+            *self.gate.0.lock().unwrap() = open;
+            self.gate.1.notify_all();
+        }
+
+        fn keys(
+            &self,
+            change: impl FnOnce(&mut RefreshSettings),
+            previous: Option<&IssuerKeys>,
+        ) -> Arc<IssuerKeys> {
+            let mut refresh =
+                RefreshSettings { timeout: Duration::from_secs(20), ..RefreshSettings::default() };
+            change(&mut refresh);
+            let events = Arc::clone(&self.events);
+            let fetching = Fetching {
+                clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
+                client: client(),
+                runtime: Handle::current(),
+                observer: Arc::new(move |_| {
+                    events.fetch_add(1, Ordering::SeqCst);
+                }),
+            };
+            let settings = KeySetSettings { source: Source::Url(self.server.url("/keys")), refresh };
+            IssuerKeys::new("corp".into(), "https://corp.example".into(), settings, fetching, previous)
+        }
+
+        fn default_keys(&self) -> Arc<IssuerKeys> {
+            self.keys(|_| (), None)
+        }
+
+        fn now(&self) -> Timestamp {
+            self.clock.now()
+        }
+    }
+
+    async fn refresh(keys: &Arc<IssuerKeys>) -> Refreshed {
+        let seen = keys.latest();
+        keys.refresh(seen.as_ref()).await
+    }
+
+    /// Starts `count` requests that all find no key, and returns when all of them wait.
+    async fn waiting(keys: &Arc<IssuerKeys>, count: usize) -> Vec<tokio::task::JoinHandle<Refreshed>> {
+        let seen = keys.latest();
+        let spawn = |_| {
+            let (keys, seen) = (Arc::clone(keys), seen.clone());
+            tokio::spawn(async move { keys.refresh(seen.as_ref()).await })
+        };
+        let tasks = (0..count).map(spawn).collect();
+        tokio::task::yield_now().await;
+        tasks
+    }
+
+    async fn ended(tasks: Vec<tokio::task::JoinHandle<Refreshed>>) -> Vec<Refreshed> {
+        let mut ended = Vec::new();
+        for task in tasks {
+            ended.push(task.await.unwrap());
+        }
+        ended.dedup();
+        ended
+    }
+
+    #[tokio::test]
+    async fn fifty_cold_requests_share_one_fetch() {
+        let issuer = TestIssuer::new();
+        issuer.open(false);
+        let keys = issuer.default_keys();
+        assert!(!keys.has_keys(issuer.now()));
+        let tasks = waiting(&keys, 50).await;
+        issuer.open(true);
+        assert_eq!(ended(tasks).await, [Refreshed::Newer]);
+        assert_eq!((issuer.server.count(), issuer.events.load(Ordering::SeqCst)), (1, 1));
+        assert!(keys.has_keys(issuer.now()));
+        assert_eq!(keys.age(issuer.now()), Some(Duration::ZERO));
+    }
+
+    #[tokio::test]
+    async fn a_failure_is_shared_and_repeated_only_after_the_cooldown() {
+        let issuer = TestIssuer::new();
+        issuer.open(false);
+        issuer.answers(500, "");
+        let keys = issuer.default_keys();
+        let tasks = waiting(&keys, 50).await;
+        issuer.open(true);
+        assert_eq!(ended(tasks).await, [Refreshed::Failed]);
+        issuer.clock.advance(Duration::from_millis(9_999));
+        assert_eq!(refresh(&keys).await, Refreshed::Failed);
+        assert_eq!(issuer.server.count(), 1);
+        issuer.answers(200, &jwks(&[RSA.named("a")]));
+        issuer.clock.advance(Duration::from_millis(1));
+        assert_eq!(refresh(&keys).await, Refreshed::Newer);
+        assert_eq!(issuer.server.count(), 2);
+    }
+
+    #[tokio::test]
+    async fn the_cooldown_counts_from_the_end_of_a_fetch() {
+        let issuer = TestIssuer::new();
+        issuer.open(false);
+        issuer.answers(500, "");
+        let keys = issuer.default_keys();
+        let tasks = waiting(&keys, 3).await;
+        issuer.clock.advance(Duration::from_secs(60));
+        issuer.open(true);
+        assert_eq!(ended(tasks).await, [Refreshed::Failed]);
+        assert_eq!(refresh(&keys).await, Refreshed::Failed);
+        assert_eq!(issuer.server.count(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_storm_of_unknown_keys_costs_one_fetch_per_cooldown() {
+        let issuer = TestIssuer::new();
+        let keys = issuer.default_keys();
+        refresh(&keys).await;
+        assert_eq!(refresh(&keys).await, Refreshed::Newer, "the first unknown key need not wait");
+        for _ in 0..100 {
+            assert_eq!(refresh(&keys).await, Refreshed::TooEarly);
+        }
+        assert_eq!(issuer.server.count(), 2);
+        issuer.clock.advance(Duration::from_secs(10));
+        issuer.open(false);
+        let tasks = waiting(&keys, 100).await;
+        issuer.open(true);
+        assert_eq!(ended(tasks).await, [Refreshed::Newer]);
+        assert_eq!(issuer.server.count(), 3);
+    }
+
+    #[tokio::test]
+    async fn who_has_not_seen_the_latest_keys_is_sent_back_to_them() {
+        let issuer = TestIssuer::new();
+        let keys = issuer.default_keys();
+        assert_eq!(keys.refresh(None).await, Refreshed::Newer);
+        assert_eq!(keys.refresh(None).await, Refreshed::Newer);
+        assert_eq!(issuer.server.count(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_request_that_goes_away_takes_no_fetch_with_it() {
+        let issuer = TestIssuer::new();
+        issuer.open(false);
+        let keys = issuer.default_keys();
+        for task in waiting(&keys, 1).await {
+            task.abort();
+            assert!(task.await.unwrap_err().is_cancelled());
+        }
+        let tasks = waiting(&keys, 1).await;
+        issuer.open(true);
+        assert_eq!(ended(tasks).await, [Refreshed::Newer]);
+        assert_eq!(issuer.server.count(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_dead_issuer_holds_nobody_longer_than_the_timeout_and_no_other_issuer_at_all() {
+        let (dead, alive) = (TestIssuer::new(), TestIssuer::new());
+        dead.open(false);
+        let dead_keys = dead.keys(|refresh| refresh.timeout = Duration::from_secs(1), None);
+        let started = tokio::time::Instant::now();
+        let tasks = waiting(&dead_keys, 30).await;
+        assert_eq!(refresh(&alive.default_keys()).await, Refreshed::Newer);
+        assert!(tasks.iter().all(|task| !task.is_finished()));
+        assert_eq!(ended(tasks).await, [Refreshed::Failed]);
+        assert!(started.elapsed() < Duration::from_secs(5), "thirty in turn would take thirty seconds");
+        assert_eq!(dead.server.count(), 1);
+        dead.open(true);
+    }
+
+    #[tokio::test]
+    async fn a_runtime_that_stops_leaves_no_fetch_to_wait_for() {
+        let issuer = TestIssuer::new();
+        let keys = issuer.default_keys();
+        let (ended, running) = watch::channel(None);
+        keys.flight().running = Some(running);
+        drop(ended);
+        assert_eq!(refresh(&keys).await, Refreshed::Newer);
+    }
+
+    #[tokio::test]
+    async fn the_last_good_set_serves_through_an_outage_until_it_is_stale() {
+        let issuer = TestIssuer::new();
+        let keys = issuer.default_keys();
+        refresh(&keys).await;
+        for (status, body) in [
+            (500, String::new()),
+            (200, "<html>".to_owned()),
+            (200, r#"{"keys":[]}"#.to_owned()),
+            (200, r#"{"keys":[{"kty":"oct","k":"AAAA"}]}"#.to_owned()),
+            (301, jwks(&[OTHER_RSA.named("a")])),
+            (404, jwks(&[OTHER_RSA.named("a")])),
+        ] {
+            issuer.answers(status, &body);
+            issuer.clock.advance(Duration::from_secs(10));
+            assert_eq!(refresh(&keys).await, Refreshed::Failed, "{status} {body}");
+            assert_eq!(keys.generation(issuer.now()), Some(1), "{status} {body}");
+        }
+        assert_eq!(keys.age(issuer.now()), Some(Duration::from_secs(60)));
+        issuer.clock.advance(Duration::from_secs(24 * 3600 - 60));
+        assert!(keys.has_keys(issuer.now()));
+        issuer.clock.advance(Duration::from_millis(1));
+        assert!(!keys.has_keys(issuer.now()));
+        issuer.answers(200, &jwks(&[RSA.named("a")]));
+        assert_eq!(refresh(&keys).await, Refreshed::Newer);
+        assert!(keys.has_keys(issuer.now()));
+    }
+
+    #[tokio::test]
+    async fn without_staleness_a_set_serves_as_long_as_it_is_fresh() {
+        let issuer = TestIssuer::new();
+        let keys = issuer.keys(|refresh| refresh.stale_for = Duration::ZERO, None);
+        refresh(&keys).await;
+        issuer.clock.advance(Duration::from_secs(600));
+        assert!(keys.has_keys(issuer.now()));
+        issuer.clock.advance(Duration::from_millis(1));
+        assert!(!keys.has_keys(issuer.now()));
+    }
+
+    #[tokio::test]
+    async fn the_generation_grows_only_when_the_keys_change() {
+        let issuer = TestIssuer::new();
+        let keys = issuer.default_keys();
+        let mut generations = Vec::new();
+        for body in [jwks(&[RSA.named("a")]), jwks(&[RSA.named("a")]), jwks(&[RSA.named("b")])] {
+            issuer.answers(200, &body);
+            issuer.clock.advance(Duration::from_secs(10));
+            refresh(&keys).await;
+            generations.push(keys.generation(issuer.now()).unwrap());
+        }
+        assert_eq!(generations, [1, 1, 2]);
+    }
+
+    #[tokio::test]
+    async fn a_reload_keeps_the_keys_of_an_issuer_that_stays_where_it_is() {
+        let issuer = TestIssuer::new();
+        let keys = issuer.default_keys();
+        refresh(&keys).await;
+        let reloaded = issuer.keys(|refresh| refresh.every = Duration::from_secs(1), Some(&keys));
+        assert_eq!(reloaded.generation(issuer.now()), Some(1));
+        let elsewhere = TestIssuer::new().keys(|_| (), Some(&keys));
+        assert_eq!(elsewhere.generation(issuer.now()), None);
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_was_set_back_does_not_stretch_the_cooldown() {
+        let issuer = TestIssuer::new();
+        issuer.answers(500, "");
+        let keys = issuer.default_keys();
+        refresh(&keys).await;
+        issuer.clock.set(Timestamp::from_secs(10));
+        assert!(keys.due_in(issuer.now(), 1000) <= Duration::from_secs(10));
+        issuer.answers(200, &jwks(&[RSA.named("a")]));
+        assert_eq!(refresh(&keys).await, Refreshed::Newer);
+    }
+
+    #[tokio::test]
+    async fn the_next_fetch_is_due_ahead_of_age_or_after_the_cooldown() {
+        let issuer = TestIssuer::new();
+        let due = |keys: &IssuerKeys, permille| keys.due_in(issuer.now(), permille).as_secs();
+        let keys = issuer.default_keys();
+        assert_eq!(due(&keys, 1100), 0);
+        refresh(&keys).await;
+        assert_eq!((due(&keys, 900), due(&keys, 1000), due(&keys, 1100)), (432, 480, 528));
+        issuer.clock.advance(Duration::from_secs(400));
+        assert_eq!(due(&keys, 1000), 80);
+        issuer.clock.advance(Duration::from_secs(400));
+        assert_eq!(due(&keys, 1000), 0);
+        issuer.answers(500, "");
+        refresh(&keys).await;
+        assert_eq!((due(&keys, 900), due(&keys, 1100)), (10, 11));
+        let strict = issuer.keys(|refresh| refresh.stale_for = Duration::from_secs(100), Some(&keys));
+        issuer.clock.set(strict.latest().unwrap().confirmed);
+        assert_eq!(due(&strict, 1000), 80);
+        let endless = issuer
+            .keys(|refresh| (refresh.every, refresh.stale_for) = (Duration::MAX, Duration::MAX), Some(&keys));
+        assert!(due(&endless, 1100) > 1_000_000);
+    }
+
+    #[tokio::test]
+    async fn an_unknown_key_does_not_hold_up_the_regular_refresh() {
+        let issuer = TestIssuer::new();
+        let keys = issuer.default_keys();
+        refresh(&keys).await;
+        refresh(&keys).await;
+        assert!(keys.join_or_start(keys.latest().as_ref(), true).is_err());
+        assert!(keys.join_or_start(keys.latest().as_ref(), false).is_ok());
+    }
+
+    #[tokio::test]
+    async fn keys_are_kept_fresh_as_long_as_somebody_holds_them() {
+        let issuer = TestIssuer::new();
+        let keys = issuer.keys(|refresh| refresh.every = Duration::from_millis(1), None);
+        let task = tokio::spawn(Arc::clone(&keys).keep_fresh());
+        let thrice = async {
+            while issuer.server.count() < 3 {
+                issuer.clock.advance(Duration::from_secs(1));
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), thrice).await.unwrap();
+        drop(keys);
+        tokio::time::timeout(Duration::from_secs(20), task).await.unwrap().unwrap();
+    }
+}

@@ -118,3 +118,97 @@ async fn read(path: &Path) -> Result<Vec<u8>, FetchError> {
     let text = read.await.unwrap_or_else(|_| Err(std::io::Error::other("the runtime is stopping")));
     text.map_err(|error| FetchError::File { path: path.to_owned(), error })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixtures::{RSA, jwks};
+    use super::*;
+    use crate::outbound::tests::{TestServer, client, http_answer};
+    use serde_json::json;
+    use std::io::Write as _;
+
+    const TIMEOUT: Duration = Duration::from_secs(5);
+
+    async fn fetched(source: Source, issuer: &str) -> Result<usize, &'static str> {
+        let result = fetch(&source, issuer, &client(), TIMEOUT).await;
+        result.map(|keys| keys.size()).map_err(|error| error.kind())
+    }
+
+    /// An issuer whose discovery document is made from its own address.
+    fn issuer(document: impl Fn(&str) -> Value + Send + Sync + 'static) -> TestServer {
+        TestServer::start(move |stream, head| {
+            let host = head
+                .lines()
+                .find_map(|line| line.to_ascii_lowercase().strip_prefix("host: ").map(str::to_owned));
+            let body = match head.split(' ').nth(1).unwrap() {
+                "/realm/.well-known/openid-configuration" => {
+                    document(&format!("http://{}", host.unwrap())).to_string()
+                }
+                "/keys" => jwks(&[RSA.named("a")]),
+                _ => String::new(),
+            };
+            stream.write_all(http_answer(if body.is_empty() { 404 } else { 200 }, &body).as_bytes()).unwrap();
+        })
+    }
+
+    #[tokio::test]
+    async fn discovery_leads_to_the_keys_of_an_issuer_with_a_path() {
+        let server =
+            issuer(|base| json!({"issuer": format!("{base}/realm"), "jwks_uri": format!("{base}/keys")}));
+        assert_eq!(fetched(Source::Discovery, &server.url("/realm")).await, Ok(1));
+        let server =
+            issuer(|base| json!({"issuer": format!("{base}/realm/"), "jwks_uri": format!("{base}/keys")}));
+        assert_eq!(fetched(Source::Discovery, &server.url("/realm/")).await, Ok(1));
+    }
+
+    #[tokio::test]
+    async fn a_discovery_document_of_another_issuer_or_to_another_origin_is_refused() {
+        let documents: [fn(&str) -> Value; 7] = [
+            |base| json!({"issuer": format!("{base}/realm/"), "jwks_uri": format!("{base}/keys")}),
+            |base| json!({"issuer": "https://evil.example", "jwks_uri": format!("{base}/keys")}),
+            |base| json!({"issuer": format!("{base}/realm"), "jwks_uri": "http://evil.example/keys"}),
+            |base| json!({"issuer": format!("{base}/realm"), "jwks_uri": format!("{}/keys", base.replace("http:", "https:"))}),
+            |base| json!({"issuer": format!("{base}/realm"), "jwks_uri": "file:///etc/passwd"}),
+            |base| json!({"issuer": format!("{base}/realm"), "jwks_uri": format!("http://user@{}/keys", &base[7..])}),
+            |base| json!({"issuer": format!("{base}/realm")}),
+        ];
+        for document in documents {
+            let server = issuer(document);
+            assert_eq!(fetched(Source::Discovery, &server.url("/realm")).await, Err("discovery"));
+            assert_eq!(server.count(), 1, "the keys are not asked for");
+        }
+    }
+
+    #[test]
+    fn an_origin_is_scheme_host_and_port() {
+        let same = |a, b| origin(a).is_some() && origin(a) == origin(b);
+        assert!(same("https://A.example/x", "https://a.example:443/y?z"));
+        assert!(!same("https://a.example", "https://a.example:8443"));
+        assert!(!same("https://a.example", "https://a.example.evil"));
+        assert!(!same("https://a.example", "https://a.example@evil.example"));
+        assert_eq!(origin("/keys"), None);
+    }
+
+    #[tokio::test]
+    async fn failures_have_their_own_words() {
+        let server = TestServer::answering(500, "");
+        assert_eq!(fetched(Source::Url(server.url("/")), "").await, Err("status"));
+        let server = TestServer::answering(200, "<html>");
+        assert_eq!(fetched(Source::Url(server.url("/")), "").await, Err("malformed"));
+        let server = TestServer::answering(200, r#"{"keys":[]}"#);
+        assert_eq!(fetched(Source::Url(server.url("/")), "").await, Err("no_usable_key"));
+        let server = TestServer::answering(200, &" ".repeat(MAX_BYTES + 1));
+        assert_eq!(fetched(Source::Url(server.url("/")), "").await, Err("too_large"));
+        assert_eq!(fetched(Source::File("/nowhere/at/all".into()), "").await, Err("file"));
+    }
+
+    #[tokio::test]
+    async fn a_file_may_hold_a_jwks_or_pem() {
+        let path = std::env::temp_dir().join(format!("portcullis-keys-{}", std::process::id()));
+        for text in [jwks(&[RSA.named("a")]), RSA.pem()] {
+            std::fs::write(&path, text).unwrap();
+            assert_eq!(fetched(Source::File(path.clone()), "").await, Ok(1));
+        }
+        std::fs::remove_file(path).unwrap();
+    }
+}

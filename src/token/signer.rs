@@ -187,3 +187,148 @@ impl Signer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::key_folder::tests::TestFolder;
+    use super::*;
+    use crate::session::id::{SessionId, UserKey};
+    use jsonwebtoken::jwk::JwkSet;
+    use jsonwebtoken::{DecodingKey, Validation, decode, decode_header};
+
+    const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_700);
+
+    fn signer(
+        folder: &TestFolder,
+        audiences: &[&str],
+        algorithm: SigningAlgorithm,
+    ) -> Result<Signer, SignerError> {
+        let audiences = audiences.iter().map(|audience| (*audience).to_owned()).collect();
+        Signer::load_or_create(
+            &folder.0,
+            "https://gw.example".into(),
+            audiences,
+            Duration::from_secs(600),
+            algorithm,
+        )
+    }
+
+    fn session() -> SessionRef {
+        let (session, user) = (SessionId::from_bytes([1; 16]), UserKey::from_bytes([2; 12]));
+        SessionRef { session, user, generation: 5, epoch: 9 }
+    }
+
+    fn minted(signer: &Signer, claims: &Value) -> String {
+        signer.mint("u1", claims.as_object().unwrap(), session(), NOW).unwrap().token
+    }
+
+    fn claims_of(token: &str) -> Value {
+        let payload = token.split('.').nth(1).unwrap();
+        serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn others_verify_our_tokens_with_the_keys_we_publish() {
+        for algorithm in SigningAlgorithm::ALL {
+            let folder = TestFolder::new();
+            let signer = signer(&folder, &["api"], *algorithm).unwrap();
+            let token = minted(&signer, &json!({}));
+            let header = decode_header(&token).unwrap();
+            assert_eq!(header.typ.as_deref(), Some("at+jwt"));
+            let published: JwkSet = serde_json::from_str(signer.public_key_set()).unwrap();
+            let key = published.find(&header.kid.unwrap()).unwrap();
+            let mut validation = Validation::new(algorithm.as_str().parse().unwrap());
+            validation.set_audience(&["api"]);
+            validation.set_issuer(&["https://gw.example"]);
+            validation.validate_exp = false;
+            decode::<Value>(&token, &DecodingKey::from_jwk(key).unwrap(), &validation).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_token_says_what_rfc_9068_asks_for_and_what_the_session_needs() {
+        let folder = TestFolder::new();
+        let signer = signer(&folder, &["api"], SigningAlgorithm::Es256).unwrap();
+        let claims = claims_of(&minted(
+            &signer,
+            &json!({"scope": "a", "roles": ["r"], "n": 9_007_199_254_740_993_u64}),
+        ));
+        let expected = json!({
+            "iss": "https://gw.example", "sub": "u1", "aud": "api", "iat": 1_800_000_000, "exp": 1_800_000_601,
+            "jti": claims["jti"], "sid": session().session.to_string(), "usr": session().user.to_string(),
+            "gen": 5, "uep": 9, "scope": "a", "roles": ["r"], "n": 9_007_199_254_740_993_u64,
+        });
+        assert_eq!(claims, expected);
+        assert_eq!(claims["jti"].as_str().unwrap().len(), 22);
+        assert_ne!(claims["jti"], claims_of(&minted(&signer, &json!({})))["jti"]);
+        assert_eq!(
+            signer.mint("u1", &Map::new(), session(), NOW).unwrap().expires_in,
+            Duration::from_secs(600)
+        );
+    }
+
+    #[test]
+    fn several_audiences_are_a_list() {
+        let folder = TestFolder::new();
+        let signer = signer(&folder, &["a", "b"], SigningAlgorithm::EdDsa).unwrap();
+        assert_eq!(claims_of(&minted(&signer, &json!({})))["aud"], json!(["a", "b"]));
+    }
+
+    #[test]
+    fn a_directory_cannot_set_what_is_ours_to_set() {
+        let folder = TestFolder::new();
+        let signer = signer(&folder, &["api"], SigningAlgorithm::Es256).unwrap();
+        let evil: Map<_, _> = OURS.iter().map(|name| ((*name).to_owned(), json!("evil"))).collect();
+        let claims = claims_of(&minted(&signer, &Value::Object(evil)));
+        assert!(!claims.to_string().contains("evil"), "{claims}");
+        assert!(claims.get("nbf").is_none());
+    }
+
+    #[test]
+    fn the_first_fitting_key_signs_and_all_are_published() {
+        let folder = TestFolder::new();
+        let create = |name: &str, algorithm| key_folder::create(&folder.0, name, algorithm).unwrap();
+        create("1-a.pem", SigningAlgorithm::EdDsa);
+        create("2-b.pem", SigningAlgorithm::Es256);
+        create("3-c.pem", SigningAlgorithm::Es256);
+        let files = key_folder::read(&folder.0).unwrap();
+        let es256 = signer(&folder, &["api"], SigningAlgorithm::Es256).unwrap();
+        assert_eq!(es256.kid(), files[1].key.kid());
+        assert_eq!(signer(&folder, &["api"], SigningAlgorithm::EdDsa).unwrap().kid(), files[0].key.kid());
+        assert_eq!(es256.keys().size(), 3);
+        let published: Value = serde_json::from_str(es256.public_key_set()).unwrap();
+        for (at, file) in files.iter().enumerate() {
+            let key = &published["keys"][at];
+            assert_eq!((&key["kid"], &key["use"]), (&json!(file.key.kid()), &json!("sig")));
+            assert_eq!(key["alg"], file.key.algorithm().as_str());
+        }
+        let missing = signer(&folder, &["api"], SigningAlgorithm::Rs256).unwrap_err();
+        assert!(matches!(missing, SignerError::NoKey { algorithm: SigningAlgorithm::Rs256, .. }));
+    }
+
+    #[test]
+    fn a_key_is_made_only_where_there_is_none() {
+        let folder = TestFolder::new();
+        let load = || {
+            Signer::load(
+                &folder.0,
+                "i".into(),
+                vec!["a".into()],
+                Duration::from_secs(1),
+                SigningAlgorithm::Es256,
+            )
+        };
+        assert!(matches!(load(), Err(SignerError::NoKey { .. })));
+        let made = signer(&folder, &["api"], SigningAlgorithm::Es256).unwrap();
+        assert_eq!(signer(&folder, &["api"], SigningAlgorithm::Es256).unwrap().kid(), made.kid());
+        assert_eq!(load().unwrap().kid(), made.kid());
+    }
+
+    #[test]
+    fn a_token_is_never_shown_by_debug() {
+        let folder = TestFolder::new();
+        let token = signer(&folder, &["api"], SigningAlgorithm::Es256).unwrap();
+        let token = token.mint("u1", &Map::new(), session(), NOW).unwrap();
+        assert!(!format!("{token:?}").contains(&token.token[..20]));
+    }
+}
