@@ -5,6 +5,7 @@
 //! against a directory and keep sessions.
 
 pub mod access_log;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod directory;

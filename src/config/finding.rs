@@ -13,9 +13,21 @@ pub struct Mark {
     pub column: usize,
 }
 
-/// One error or warning. Shows as `file:line:column: routes[2].auth.scopes: what; mend`.
+/// How much a finding weighs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Severity {
+    /// The configuration cannot be used.
+    Error,
+    /// The configuration does what it says, which is risky.
+    Warning,
+}
+
+/// One error or warning. Shows as `file:line:column: routes[2].auth.scopes: what; mend`, a warning with
+/// `warning: ` before the path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
+    /// Whether it keeps the configuration from being used.
+    pub severity: Severity,
     /// The file, as the user named it.
     pub file: PathBuf,
     /// Where in the file; `None` if it could not be read at all.
@@ -33,6 +45,9 @@ impl fmt::Display for Finding {
         write!(f, "{}", self.file.display())?;
         if let Some(Mark { line, column }) = self.mark {
             write!(f, ":{line}:{column}")?;
+        }
+        if self.severity == Severity::Warning {
+            f.write_str(": warning")?;
         }
         if !self.path.is_empty() {
             write!(f, ": {}", self.path)?;
@@ -75,12 +90,14 @@ impl Report {
 
     fn finding(
         &self,
+        severity: Severity,
         mark: Option<Mark>,
         path: &str,
         what: impl Into<String>,
         mend: impl Into<String>,
     ) -> Finding {
-        Finding { file: self.file.clone(), mark, path: path.to_owned(), what: what.into(), mend: mend.into() }
+        let (file, path) = (self.file.clone(), path.to_owned());
+        Finding { severity, file, mark, path, what: what.into(), mend: mend.into() }
     }
 
     pub(super) fn error(
@@ -90,7 +107,7 @@ impl Report {
         what: impl Into<String>,
         mend: impl Into<String>,
     ) {
-        self.errors.borrow_mut().push(self.finding(mark.into(), path, what, mend));
+        self.errors.borrow_mut().push(self.finding(Severity::Error, mark.into(), path, what, mend));
     }
 
     pub(super) fn warning(
@@ -100,7 +117,7 @@ impl Report {
         what: impl Into<String>,
         mend: impl Into<String>,
     ) {
-        self.warnings.borrow_mut().push(self.finding(mark.into(), path, what, mend));
+        self.warnings.borrow_mut().push(self.finding(Severity::Warning, mark.into(), path, what, mend));
     }
 
     /// Takes over what was found in a file that this one names.

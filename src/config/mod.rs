@@ -18,7 +18,7 @@ mod users;
 mod web;
 mod yaml;
 
-pub use finding::{ConfigErrors, Finding, Mark};
+pub use finding::{ConfigErrors, Finding, Mark, Severity};
 pub use sessions::{SecretPlan, SessionsConfig};
 pub use store::StoreConfig;
 pub use users::{UsersConfig, load_users};
@@ -27,6 +27,7 @@ use crate::gateway::headers::ProtectedNames;
 use crate::gateway::route::{self, Route};
 use crate::gateway::settings::{AdminSettings, LogSettings, ServerSettings, UpstreamSettings};
 use crate::policy::forward::ForwardPlan;
+use crate::policy::pattern::PathPrefix;
 use crate::policy::route::RouteTable;
 use crate::token::claims::GATEWAY_ISSUER;
 use crate::token::verifier::IssuerSettings;
@@ -76,6 +77,7 @@ impl Config {
         let warnings = report.conclude()?;
         // Nothing is left out without an error; this only keeps a mistake here from becoming a panic.
         let incomplete = || Finding {
+            severity: Severity::Error,
             file: path.to_owned(),
             mark: None,
             path: String::new(),
@@ -121,7 +123,7 @@ fn config(root: &Value<'_>) -> Option<Config> {
     let admin = fields.get("admin").and_then(|value| server::admin(&value, &server));
     let log = server::log(fields.get("log").as_ref());
     let issuers = fields.get("issuers").map(|value| issuers::issuers(&value)).unwrap_or_default();
-    let sessions = fields.get("sessions").and_then(|value| sessions::sessions(&value));
+    let sessions = fields.get("sessions").and_then(|value| sessions::sessions(&value, &server, &issuers));
     let upstreams = fields.get("upstreams").map(|value| upstreams::upstreams(&value)).unwrap_or_default();
     let mut headers = Vec::new();
     let forward = match fields.get("forward") {
@@ -138,13 +140,14 @@ fn config(root: &Value<'_>) -> Option<Config> {
         issuer_names,
         forward: &forward,
         body_bytes: server.limits.body_bytes,
+        endpoints: sessions.as_ref().and_then(|s| PathPrefix::parse(s.endpoints.prefix.as_str()).ok()),
     };
-    let routes = match fields.get("routes") {
-        Some(value) => routes::routes(&value, &around, &mut headers),
-        None => Vec::new(),
-    };
+    let routes = fields.get("routes").map(|value| routes::routes(&value, &around, &mut headers));
+    if routes.is_none() && sessions.is_none() {
+        fields.warning("nothing is served", "add routes or sessions");
+    }
     // Where routes tie or headers clash, that was reported above.
-    let routes = route::table(routes).ok()?;
+    let routes = route::table(routes.unwrap_or_default()).ok()?;
     let protected = ProtectedNames::new(&headers).ok()?;
     let warnings = Vec::new();
     Some(Config { server, admin, log, issuers, sessions, upstreams, routes, protected, warnings })

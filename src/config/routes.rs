@@ -16,6 +16,9 @@ use crate::policy::requirement::Mode;
 use crate::policy::route::{RouteMatch, RouteTable};
 use http::{HeaderName, Method};
 
+/// Where our public keys are served.
+const KEYS: &str = "/.well-known/jwks.json";
+
 /// What routes refer to, and what they inherit.
 #[derive(Debug)]
 pub(super) struct Surroundings<'a> {
@@ -26,6 +29,8 @@ pub(super) struct Surroundings<'a> {
     pub(super) issuer_names: Vec<&'a str>,
     pub(super) forward: &'a ForwardPlan,
     pub(super) body_bytes: Option<u64>,
+    /// Where our own endpoints lie.
+    pub(super) endpoints: Option<PathPrefix>,
 }
 
 pub(super) fn routes(
@@ -88,6 +93,14 @@ fn route<'a>(
     });
     let place = fields.require("match", "say which requests it serves, such as match: { path: /orders/** }");
     let matched = place.as_ref().and_then(route_match);
+    if let (Some(place), Some((path, ..)), Some(prefix)) = (&place, &matched, &around.endpoints)
+        && (path.lies_below(prefix) || path.to_string() == KEYS)
+    {
+        place.warning(
+            "our own endpoints are found first here",
+            "serve it elsewhere, or move sessions.endpoints.prefix",
+        );
+    }
     let upstream = fields
         .require("upstream", "name the upstream it forwards to")
         .and_then(|value| upstream(&value, around));

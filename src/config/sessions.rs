@@ -9,9 +9,11 @@ use crate::endpoints::cookie::{CookieSettings, SameSite};
 use crate::endpoints::origin::Origin;
 use crate::endpoints::settings::{DeliveryRule, Naming, Prefix, Settings};
 use crate::endpoints::throttle::{Bucket, ThrottleSettings};
+use crate::gateway::settings::{ListenerSettings, ServerSettings};
 use crate::key_set::Algorithm;
 use crate::secret::Secret;
 use crate::session::family::{LostResponse, OnReuse, RotationPolicy};
+use crate::token::verifier::IssuerSettings;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -54,7 +56,11 @@ pub enum SecretPlan {
     CreateAt(PathBuf),
 }
 
-pub(super) fn sessions(value: &Value<'_>) -> Option<SessionsConfig> {
+pub(super) fn sessions(
+    value: &Value<'_>,
+    server: &ServerSettings,
+    issuers: &[IssuerSettings],
+) -> Option<SessionsConfig> {
     let known = &[
         "issuer",
         "audiences",
@@ -74,7 +80,7 @@ pub(super) fn sessions(value: &Value<'_>) -> Option<SessionsConfig> {
     let fields = value.fields(known, &[])?;
     let issuer = fields
         .require("issuer", "give the address clients reach this gateway by, such as https://api.example.com")
-        .and_then(|value| value.text());
+        .and_then(|value| own_issuer(&value, issuers));
     let store = fields.require("store", "add embedded or redis").and_then(|value| store::store(&value));
     let users =
         fields.require("users", "add file: { path: users.yaml }").and_then(|value| users::users(&value));
@@ -100,6 +106,7 @@ pub(super) fn sessions(value: &Value<'_>) -> Option<SessionsConfig> {
         throttle: throttle(&fields),
         rotation,
     };
+    warn_of_cookies_in_plain(&fields, &endpoints, server, issuer.as_deref());
     Some(SessionsConfig {
         issuer: issuer?,
         audiences: audiences(&fields),
@@ -112,6 +119,35 @@ pub(super) fn sessions(value: &Value<'_>) -> Option<SessionsConfig> {
         store: store?,
         users: users?,
     })
+}
+
+fn own_issuer(value: &Value<'_>, issuers: &[IssuerSettings]) -> Option<String> {
+    let issuer = value.text()?;
+    if let Some(other) = issuers.iter().find(|other| other.issuer == issuer) {
+        let what = format!("issuers.{} has the same issuer", other.name);
+        value.error(what, "tokens are told apart by `iss`: give this gateway an issuer of its own");
+    }
+    Some(issuer)
+}
+
+/// Browsers keep our cookies only from https and from their own machine. An https issuer tells that TLS
+/// ends in front of us.
+fn warn_of_cookies_in_plain(
+    fields: &Fields<'_>,
+    endpoints: &Settings,
+    server: &ServerSettings,
+    issuer: Option<&str>,
+) {
+    let reachable =
+        |listener: &ListenerSettings| listener.tls.is_none() && !listener.address.ip().is_loopback();
+    let https = issuer.is_some_and(|issuer| issuer.starts_with("https://"));
+    if endpoints.delivery != DeliveryRule::Body && !https && server.listeners.iter().any(reachable) {
+        fields.place_of("delivery").warning(
+            fields.scope(),
+            "browsers drop the refresh-token cookie on plain http off their own machine",
+            "add tls to the listeners, or end TLS in front and write an https issuer",
+        );
+    }
 }
 
 /// The path a key names, or its default's: both relative to the configuration.
