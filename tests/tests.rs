@@ -11,5 +11,6 @@
 
 mod support;
 
+mod check;
 mod harness;
 mod tidy;

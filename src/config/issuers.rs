@@ -168,7 +168,7 @@ fn algorithms(fields: &Fields<'_>, source: Option<&Source>) -> Vec<Algorithm> {
             }
             (Some(least), Some(secret), _) if secret.expose().len() < least => {
                 let what = format!("{algorithm} needs a secret of at least {least} bytes");
-                item.error(what, "make a longer secret (RFC 7518 section 3.2), or use HS256");
+                item.error(what, "make a longer one (RFC 7518 section 3.2): head -c 64 /dev/urandom > FILE");
             }
             _ => {}
         }

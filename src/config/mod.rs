@@ -152,3 +152,267 @@ fn config(root: &Value<'_>) -> Option<Config> {
     let warnings = Vec::new();
     Some(Config { server, admin, log, issuers, sessions, upstreams, routes, protected, warnings })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fmt::Write as _;
+    use std::fs;
+    use std::path::PathBuf;
+    use yaml::{Entry, Kind, Scalar, Style, item, member};
+
+    const REFERENCE: &str = "conf/reference.yaml";
+
+    fn tree(text: &str) -> Node {
+        let report = Report::new(Path::new("test.yaml"));
+        let root = yaml::parse(text, &report).unwrap();
+        report.conclude().unwrap();
+        root
+    }
+
+    /// What a tree says, as text that is the same for the same settings.
+    fn compiled(root: &Node) -> Result<String, String> {
+        let report = Report::new(Path::new(REFERENCE));
+        let config = compile(Path::new(REFERENCE), root, &|_| None, &report);
+        report.conclude().map_err(|errors| errors.to_string())?;
+        let Config { server, admin, log, issuers, sessions, upstreams, routes, protected, warnings: _ } =
+            config.expect("settings, since there is no error");
+        let routes = routes.routes();
+        let mut out = format!("{server:#?}\n{admin:#?}\n{log:#?}\n{issuers:#?}\n{sessions:#?}\n");
+        write!(out, "{upstreams:#?}\n{routes:#?}\n{protected:?}").unwrap();
+        Ok(out)
+    }
+
+    /// Every node of a tree, the root first, with the way to it.
+    fn paths(node: &Node, path: &str, found: &mut Vec<String>) {
+        found.push(path.to_owned());
+        match &node.kind {
+            Kind::Sequence(nodes) => {
+                nodes.iter().enumerate().for_each(|(i, node)| paths(node, &item(path, i), found));
+            }
+            Kind::Mapping(entries) => {
+                entries.iter().for_each(|entry| paths(&entry.value, &member(path, &entry.key), found));
+            }
+            _ => {}
+        }
+    }
+
+    fn at<'a>(node: &'a mut Node, path: &str, wanted: &str) -> Option<&'a mut Node> {
+        if path == wanted {
+            return Some(node);
+        }
+        match &mut node.kind {
+            Kind::Sequence(nodes) => {
+                nodes.iter_mut().enumerate().find_map(|(i, node)| at(node, &item(path, i), wanted))
+            }
+            Kind::Mapping(entries) => {
+                entries.iter_mut().find_map(|e| at(&mut e.value, &member(path, &e.key), wanted))
+            }
+            _ => None,
+        }
+    }
+
+    fn reference() -> (String, Vec<String>) {
+        let text = fs::read_to_string(REFERENCE).unwrap();
+        let mut found = Vec::new();
+        paths(&tree(&text), "", &mut found);
+        (text, found)
+    }
+
+    fn load(text: &str, environment: Environment<'_>) -> Result<Config, String> {
+        let folder = Folder::new();
+        let file = folder.0.join("test.yaml");
+        fs::write(&file, text).unwrap();
+        Config::load_with(&file, environment).map_err(|errors| errors.to_string())
+    }
+
+    /// A folder of its own, gone at the end.
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new() -> Self {
+            let name: String =
+                crate::clock::random_bytes::<8>().unwrap().map(|b| format!("{b:02x}")).concat();
+            let path = std::env::temp_dir().join(format!("portcullis-config-{name}"));
+            fs::create_dir(&path).unwrap();
+            Self(path)
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    /// Whatever in the reference is the user's choice has no default.
+    fn is_choice(path: &str) -> bool {
+        let parents = ["issuers", "upstreams", "forward.headers"];
+        let chosen = parents.iter().any(|p| {
+            path.strip_prefix(p).is_some_and(|rest| !rest.contains("].") && rest.matches('.').count() <= 1)
+        });
+        let sections = ["", "admin", "sessions", "routes", "sessions.store.embedded", "sessions.users.file"];
+        chosen || sections.contains(&path) || path.ends_with(']')
+    }
+
+    #[test]
+    fn the_reference_shows_the_default_of_every_key() {
+        let (text, found) = reference();
+        let whole = compiled(&tree(&text)).unwrap();
+        let mut defaults = 0;
+        for path in found.iter().filter(|path| !is_choice(path)) {
+            let mut root = tree(&text);
+            let (parent, key) = path.rsplit_once('.').unwrap_or(("", path));
+            let Kind::Mapping(entries) = &mut at(&mut root, "", parent).unwrap().kind else {
+                panic!("{path}")
+            };
+            let line = entries.iter().find(|entry| entry.key == key).unwrap().mark.line;
+            entries.retain(|entry| entry.key != key);
+            match compiled(&root) {
+                Ok(without) => {
+                    assert!(without == whole, "{path}: the reference does not show the default");
+                    defaults += 1;
+                }
+                Err(error) => {
+                    if error.contains("exactly one of") {
+                        continue;
+                    }
+                    assert!(error.contains(": missing; "), "{path}: {error}");
+                    let line = text.lines().nth(line - 1).unwrap();
+                    assert!(
+                        line.contains("required"),
+                        "{path} is required, and the reference does not say so"
+                    );
+                }
+            }
+        }
+        assert!(defaults > 70, "{defaults} defaults");
+    }
+
+    #[test]
+    fn the_reference_has_every_key() {
+        let (text, found) = reference();
+        let comments: String =
+            text.lines().filter_map(|line| Some(format!("{}\n", line.split_once('#')?.1))).collect();
+        for path in found {
+            let mut root = tree(&text);
+            let Kind::Mapping(entries) = &mut at(&mut root, "", &path).unwrap().kind else { continue };
+            let present: Vec<_> = entries.iter().map(|entry| entry.key.clone()).collect();
+            let mark = Mark { line: 1, column: 1 };
+            entries.push(Entry { mark, key: "zzzzzz".to_owned(), value: Node { mark, kind: Kind::Null } });
+            let errors = compiled(&root).unwrap_err();
+            let Some((_, known)) = errors.split_once("unknown key; the keys here are ") else { continue };
+            for key in known.lines().next().unwrap().split(", ") {
+                let shown = present.iter().any(|p| p == key) || comments.contains(&format!(" {key}:"));
+                assert!(shown, "{} is not in the reference", member(&path, key));
+            }
+        }
+        let later = [
+            "forward_auth",
+            "telemetry",
+            "token_file",
+            "cluster",
+            "sentinel",
+            "http",
+            "sql",
+            "ldap",
+            "health_check",
+            "assertion",
+            "cors",
+            "rate_limit",
+        ];
+        for key in later {
+            let named =
+                |line: &&str| line.contains(&format!("# {key}:")) || line.contains(&format!("#   {key}:"));
+            assert!(text.lines().any(|line| named(&line) && line.contains("not supported yet")), "{key}");
+        }
+    }
+
+    #[test]
+    fn nothing_of_the_wrong_kind_is_dropped_in_silence() {
+        let (text, found) = reference();
+        let plain = |text: &str| Kind::Scalar(Scalar { text: text.to_owned(), style: Style::Plain });
+        for path in &found {
+            let kinds = [
+                plain("\u{1}"),
+                Kind::Null,
+                Kind::Sequence(vec![Node { mark: Mark { line: 1, column: 1 }, kind: Kind::Null }]),
+            ];
+            for kind in kinds {
+                let mut root = tree(&text);
+                at(&mut root, "", path).unwrap().kind = kind;
+                assert!(compiled(&root).is_err(), "{path} was accepted");
+            }
+        }
+    }
+
+    #[test]
+    fn values_from_the_environment_are_of_any_type_and_never_shown() {
+        let environment = |name: &str| match name {
+            "THREADS" => Some("3".to_owned()),
+            "ACCESS" => Some("false".to_owned()),
+            "SECRET" => Some("hunter2".to_owned()),
+            _ => None,
+        };
+        let config =
+            load("server: { threads: \"${THREADS}\" }\nlog: { access: \"${ACCESS}\" }", &environment)
+                .unwrap();
+        assert_eq!((config.server.threads, config.log.access), (3, false));
+        let secret = "\"${SECRET}\"";
+        let text = format!(
+            "server: {{ threads: {secret}, listeners: [{{ address: {secret} }}], trusted_proxies: [{secret}], \
+             limits: {{ body_bytes: {secret}, idle_timeout: {secret} }} }}\n\
+             log: {{ level: {secret}, access: {secret} }}\n\
+             upstreams: {{ a: {{ endpoints: [{secret}, \"http://${{SECRET}}@a\"], host: \"/${{SECRET}}\" }} }}\n\
+             routes: [{{ name: \"/${{SECRET}}\", match: {{ path: {secret}, hosts: [\"/${{SECRET}}\"], methods: [{secret}] }}, \
+             upstream: {secret}, auth: {secret} }}]"
+        );
+        let errors = load(&text, &environment).unwrap_err();
+        assert_eq!(errors.lines().count(), 16, "{errors}");
+        assert!(!errors.contains("hunter2"), "{errors}");
+    }
+
+    #[test]
+    fn the_secrets_of_a_configuration_are_in_no_debug_output() {
+        let folder = Folder::new();
+        fs::write(folder.0.join("users.yaml"), "users: []").unwrap();
+        fs::write(folder.0.join("secret"), "hunter2-hunter2-hunter2-hunter2-hunter2").unwrap();
+        let text = "issuers: { a: { issuer: a, audiences: [a], algorithms: [HS256], key_set: { secret_file: secret } } }\n\
+                    sessions: { issuer: b, secret_file: secret, users: { file: { path: users.yaml } }, \
+                    store: { redis: { url: \"redis://u:hunter2@127.0.0.1\" } } }";
+        fs::write(folder.0.join("test.yaml"), text).unwrap();
+        let config = Config::load(&folder.0.join("test.yaml")).unwrap();
+        assert!(!format!("{config:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn files_that_are_no_configuration_are_refused_as_a_whole() {
+        let folder = Folder::new();
+        let error = |name: &str| Config::load(&folder.0.join(name)).unwrap_err().to_string();
+        assert!(error("absent").contains("there is no such file"));
+        assert!(error(".").contains("it is a folder"));
+        fs::write(folder.0.join("binary"), [0xff, 0xfe, 0]).unwrap();
+        assert!(error("binary").contains("is not UTF-8"));
+        fs::write(folder.0.join("huge"), vec![b'#'; usize::try_from(yaml::MAX_BYTES).unwrap() + 1]).unwrap();
+        assert!(error("huge").contains("longer than 4194304 bytes"));
+    }
+
+    #[test]
+    fn checking_creates_nothing() {
+        let folder = Folder::new();
+        for name in ["portcullis.yaml", "users.yaml"] {
+            fs::copy(Path::new("conf").join(name), folder.0.join(name)).unwrap();
+        }
+        let config = Config::load(&folder.0.join("portcullis.yaml")).unwrap();
+        assert!(matches!(config.sessions.unwrap().secret, SecretPlan::CreateAt(_)));
+        assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn the_users_file_can_be_read_again_on_its_own() {
+        let users = load_users(Path::new("conf/users.yaml")).unwrap();
+        assert_eq!(users.iter().map(|user| user.username.as_str()).collect::<Vec<_>>(), ["alice", "bob"]);
+        let wrong = load_users(Path::new("tests/config_corpus/files/wrong-users.yaml")).unwrap_err();
+        assert_eq!(wrong.errors.len(), 9);
+    }
+}

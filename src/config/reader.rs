@@ -109,7 +109,7 @@ impl<'a> Value<'a> {
                 let short: String = text.chars().take(60).collect();
                 format!("{short:?}{}", if short.len() < text.len() { "…" } else { "" })
             }
-            _ => "this value".to_owned(),
+            _ => "the value from the environment".to_owned(),
         }
     }
 

@@ -69,7 +69,7 @@ fn issuer(value: &Value<'_>, issuers: &[&str]) -> Option<String> {
         Some(meant) => format!("did you mean {meant}?"),
         None => "add it under issuers; our own is called gateway".to_owned(),
     };
-    value.error(format!("there is no issuer {}", value.shown()), mend);
+    value.error(format!("{} is not an issuer", value.shown()), mend);
     None
 }
 

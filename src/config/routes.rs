@@ -156,16 +156,12 @@ fn route<'a>(
 
 fn route_match(value: &Value<'_>) -> Option<(PathPattern, Vec<HostPattern>, Vec<Method>)> {
     let fields = value.fields(&["hosts", "path", "methods"], &[])?;
-    let hosts = match fields.get("hosts") {
-        Some(value) => list(&value, "remove the key to serve every host", host)?,
-        None => Vec::new(),
-    };
-    let methods = match fields.get("methods") {
-        Some(value) => list(&value, "remove the key to serve every method", method)?,
-        None => Vec::new(),
-    };
-    let path = fields.require("path", "add the path, such as /orders/**, or /** for all")?;
-    Some((self::path(&path)?, hosts, methods))
+    let hosts = fields.get("hosts").map(|value| list(&value, "remove the key to serve every host", host));
+    let methods =
+        fields.get("methods").map(|value| list(&value, "remove the key to serve every method", method));
+    let path = fields.require("path", "add the path, such as /orders/**, or /** for all").map(|v| path(&v));
+    // An absent list is empty, a list with an error is none.
+    Some((path??, hosts.unwrap_or(Some(Vec::new()))?, methods.unwrap_or(Some(Vec::new()))?))
 }
 
 /// Every item, or `None` if any is wrong, so that no tie is reported of half a list.
@@ -178,15 +174,15 @@ fn list<T: PartialEq>(
         value.error("an empty list serves nothing", mend);
     }
     let items = value.items("write a list such as [a, b]");
-    let mut read_items = Vec::new();
+    let mut found = Vec::new();
     for item in &items {
-        let read = read(item)?;
-        if read_items.contains(&read) {
+        let Some(read) = read(item) else { continue };
+        if found.contains(&read) {
             item.error(format!("{} stands here twice", item.shown()), "keep one of the two");
         }
-        read_items.push(read);
+        found.push(read);
     }
-    (!read_items.is_empty()).then_some(read_items)
+    (!items.is_empty() && found.len() == items.len()).then_some(found)
 }
 
 fn host(value: &Value<'_>) -> Option<HostPattern> {
@@ -237,7 +233,7 @@ fn upstream<'a>(
             Some(meant) => format!("did you mean {meant}?"),
             None => "add it under upstreams".to_owned(),
         };
-        value.error(format!("there is no upstream {}", value.shown()), mend);
+        value.error(format!("{} is not an upstream", value.shown()), mend);
         return None;
     };
     Some((name, around.upstreams.iter().find(|upstream| upstream.name == text)))

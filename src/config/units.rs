@@ -40,38 +40,49 @@ fn split(text: &str) -> Option<(u64, &str)> {
     Some((number.parse().ok()?, unit))
 }
 
-/// The word among `known` that `word` is most likely a slip of.
+/// The word among `known` that `word` is most likely a slip of. Words with digits are names of things, of which
+/// another number is another thing: they match only but for case and hyphens.
 pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let limit = word.chars().count().max(3) / 3;
-    known
-        .into_iter()
-        .map(|candidate| (distance(&fold(word), &fold(candidate)), candidate))
-        .filter(|(distance, _)| *distance <= limit)
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, candidate)| candidate)
+    let word = fold(word);
+    let limit = word.len().max(3) / 3;
+    let scored = known.into_iter().map(|candidate| (distance(&word, &fold(candidate)), candidate));
+    let close = scored.filter(|(distance, candidate)| {
+        *distance <= if candidate.bytes().any(|b| b.is_ascii_digit()) { 0 } else { limit }
+    });
+    close.min_by_key(|(distance, _)| *distance).map(|(_, candidate)| candidate)
 }
 
-fn fold(word: &str) -> String {
+fn fold(word: &str) -> Vec<char> {
     word.chars().take(64).map(|c| if c == '-' { '_' } else { c.to_ascii_lowercase() }).collect()
 }
 
-/// Edit distance by single-character insertions, deletions and replacements.
-fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
-    for (i, ca) in a.chars().enumerate() {
-        let mut diagonal = i;
+/// Edit distance by inserting, deleting or replacing a character, or swapping two neighbours.
+fn distance(a: &[char], b: &[char]) -> usize {
+    // Row i holds the distances of the first i characters of `a` to every beginning of `b`.
+    let mut before: Vec<usize> = Vec::new();
+    let mut above: Vec<usize> = (0..=b.len()).collect();
+    let mut previous: Option<char> = None;
+    for (i, &ca) in a.iter().enumerate() {
+        let mut row = vec![i + 1];
         let mut left = i + 1;
-        for (cell, cb) in row.iter_mut().skip(1).zip(b.chars()) {
-            let above = *cell;
-            left = (diagonal + usize::from(ca != cb)).min(above + 1).min(left + 1);
-            diagonal = above;
-            *cell = left;
+        let mut last: Option<char> = None;
+        let columns = b.iter().zip(above.iter().zip(above.iter().skip(1))).enumerate();
+        for (j, (&cb, (&diagonal, &up))) in columns {
+            let mut cost = (diagonal + usize::from(ca != cb)).min(up + 1).min(left + 1);
+            if last == Some(ca)
+                && previous == Some(cb)
+                && let Some(&swapped) = j.checked_sub(1).and_then(|at| before.get(at))
+            {
+                cost = cost.min(swapped + 1);
+            }
+            row.push(cost);
+            left = cost;
+            last = Some(cb);
         }
-        if let Some(first) = row.first_mut() {
-            *first = i + 1;
-        }
+        before = std::mem::replace(&mut above, row);
+        previous = Some(ca);
     }
-    row.last().copied().unwrap_or_default()
+    above.last().copied().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -107,7 +118,13 @@ mod tests {
         assert_eq!(nearest("trusted-proxies", known), Some("trusted_proxies"));
         assert_eq!(nearest("thread", known), Some("threads"));
         assert_eq!(nearest("banana", known), None);
+        assert_eq!(nearest("ilmits", known), Some("limits"));
+        assert_eq!(nearest("es256", ["RS256", "ES256"]), Some("ES256"));
+        assert_eq!(nearest("HS256", ["RS256", "ES256"]), None);
+        let distance = |a, b| distance(&fold(a), &fold(b));
         assert_eq!(distance("kitten", "sitting"), 3);
+        assert_eq!(distance("corp", "crop"), 1);
         assert_eq!(distance("", "abc"), 3);
+        assert_eq!(distance("abc", ""), 3);
     }
 }

@@ -173,7 +173,9 @@ impl<'a> Builder<'a> {
             };
             let path = member(path, &key);
             let value = self.node(event, span, &path, depth + 1)?;
-            if let Some(line) = seen.get(&key) {
+            if key == "<<" {
+                self.report.error(at, &path, "merge keys are not allowed", "write the keys out");
+            } else if let Some(line) = seen.get(&key) {
                 let what = format!("this key stands here twice, first in line {line}");
                 self.report.error(at, &path, what, "keep one of the two");
             } else {
