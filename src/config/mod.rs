@@ -191,7 +191,9 @@ mod tests {
                 nodes.iter().enumerate().for_each(|(i, node)| paths(node, &item(path, i), found));
             }
             Kind::Mapping(entries) => {
-                entries.iter().for_each(|entry| paths(&entry.value, &member(path, &entry.key), found));
+                for entry in entries {
+                    paths(&entry.value, &member(path, &entry.key), found);
+                }
             }
             _ => {}
         }
@@ -247,10 +249,9 @@ mod tests {
 
     /// Whatever in the reference is the user's choice has no default.
     fn is_choice(path: &str) -> bool {
-        let parents = ["issuers", "upstreams", "forward.headers"];
-        let chosen = parents.iter().any(|p| {
-            path.strip_prefix(p).is_some_and(|rest| !rest.contains("].") && rest.matches('.').count() <= 1)
-        });
+        let named =
+            |parent: &str| path.strip_prefix(parent).is_some_and(|rest| rest.matches('.').count() == 1);
+        let chosen = named("issuers") || named("upstreams") || path.starts_with("forward.headers");
         let sections = ["", "admin", "sessions", "routes", "sessions.store.embedded", "sessions.users.file"];
         chosen || sections.contains(&path) || path.ends_with(']')
     }
