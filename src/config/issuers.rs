@@ -3,14 +3,16 @@
 use super::pem;
 use super::reader::{Fields, Value};
 use super::web;
-use crate::key_set::{Algorithm, KeySetSettings, RefreshSettings, Source};
+use crate::key_set::{Algorithm, KeySet, KeySetSettings, RefreshSettings, SkippedKey, Source};
 use crate::secret::Secret;
 use crate::token::claims::{ClaimPath, GATEWAY_ISSUER};
 use crate::token::verifier::{IssuerSettings, TokenType};
 use http::Uri;
+use std::path::Path;
 use std::time::Duration;
 
 const SECRET_MAX_BYTES: u64 = 64 * 1024;
+const KEY_FILE_MAX_BYTES: u64 = 1024 * 1024;
 
 pub(super) fn issuers(value: &Value<'_>) -> Vec<IssuerSettings> {
     let mut issuers: Vec<IssuerSettings> = Vec::new();
@@ -97,12 +99,29 @@ fn source(value: &Value<'_>, issuer: Option<&str>) -> Option<Source> {
         "discovery" => discovery(&value, issuer),
         "file" => {
             let file = value.file()?;
-            pem::read(&value, &file, 1024 * 1024)?;
+            key_file(&value, &file);
             Some(Source::File(file))
         }
         _ => {
             let secret = Secret::new(pem::read(&value, &value.file()?, SECRET_MAX_BYTES)?);
             Some(Source::Secret(secret))
+        }
+    }
+}
+
+/// The file is read again whenever it changes; here only so that a mistake is found before the start.
+fn key_file(value: &Value<'_>, file: &Path) {
+    let Some(text) = pem::read(value, file, KEY_FILE_MAX_BYTES) else { return };
+    match KeySet::from_text(&text) {
+        Ok(keys) => {
+            for SkippedKey { kid, flaw } in keys.skipped() {
+                let key = kid.as_ref().map_or_else(|| "a key".to_owned(), |kid| format!("the key {kid:?}"));
+                value.warning(format!("{key} is not used: {flaw}"), "mend the key, or remove it");
+            }
+        }
+        Err(error) => {
+            let what = format!("{} is no key set: {error}", file.display());
+            value.error(what, "give a JWKS, or PEM public keys");
         }
     }
 }

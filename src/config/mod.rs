@@ -252,7 +252,16 @@ mod tests {
         let named =
             |parent: &str| path.strip_prefix(parent).is_some_and(|rest| rest.matches('.').count() == 1);
         let chosen = named("issuers") || named("upstreams") || path.starts_with("forward.headers");
-        let sections = ["", "admin", "sessions", "routes", "sessions.store.embedded", "sessions.users.file"];
+        let sections = [
+            "",
+            "issuers",
+            "upstreams",
+            "admin",
+            "sessions",
+            "routes",
+            "sessions.store.embedded",
+            "sessions.users.file",
+        ];
         chosen || sections.contains(&path) || path.ends_with(']')
     }
 
@@ -415,5 +424,31 @@ mod tests {
         assert_eq!(users.iter().map(|user| user.username.as_str()).collect::<Vec<_>>(), ["alice", "bob"]);
         let wrong = load_users(Path::new("tests/config_corpus/files/wrong-users.yaml")).unwrap_err();
         assert_eq!(wrong.errors.len(), 9);
+    }
+
+    #[test]
+    fn a_certificate_needs_its_own_private_key() {
+        let folder = Folder::new();
+        let made = || rcgen::generate_simple_self_signed(["a.example.test".to_owned()]).unwrap();
+        let (one, other) = (made(), made());
+        fs::write(folder.0.join("cert.pem"), one.cert.pem()).unwrap();
+        fs::write(folder.0.join("key.pem"), one.signing_key.serialize_pem()).unwrap();
+        fs::write(folder.0.join("other.pem"), other.signing_key.serialize_pem()).unwrap();
+        let load = |key: &str| {
+            let text = format!(
+                "server: {{ listeners: [{{ address: 127.0.0.1:0, tls: {{ certificate: cert.pem, private_key: {key} }} }}] }}"
+            );
+            fs::write(folder.0.join("test.yaml"), text).unwrap();
+            Config::load(&folder.0.join("test.yaml")).map_err(|errors| errors.to_string())
+        };
+        let listener = load("key.pem").unwrap().server.listeners.remove(0);
+        assert!(listener.http2 && listener.tls.unwrap().private_key.ends_with("key.pem"));
+        let error = load("other.pem").unwrap_err();
+        assert!(
+            error.contains(
+                "listeners[0].tls.private_key: the certificate and the private key do not go together"
+            ),
+            "{error}"
+        );
     }
 }

@@ -10,11 +10,12 @@ use crate::endpoints::origin::Origin;
 use crate::endpoints::settings::{DeliveryRule, Naming, Prefix, Settings};
 use crate::endpoints::throttle::{Bucket, ThrottleSettings};
 use crate::gateway::settings::{ListenerSettings, ServerSettings};
-use crate::key_set::Algorithm;
 use crate::secret::Secret;
 use crate::session::family::{LostResponse, OnReuse, RotationPolicy};
+use crate::token::key_folder;
+use crate::token::signer::SigningAlgorithm;
 use crate::token::verifier::IssuerSettings;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Bytes a secret shared by all gateways has at least.
@@ -35,8 +36,8 @@ pub struct SessionsConfig {
     pub signing_keys: PathBuf,
     /// How long an access token lives.
     pub lifetime: Duration,
-    /// What access tokens are signed with: `ES256`, `EdDSA` or `RS256`.
-    pub algorithm: Algorithm,
+    /// What access tokens are signed with.
+    pub algorithm: SigningAlgorithm,
     /// How refresh tokens rotate.
     pub rotation: RotationPolicy,
     /// What the endpoints are told.
@@ -85,8 +86,8 @@ pub(super) fn sessions(
     let users =
         fields.require("users", "add file: { path: users.yaml }").and_then(|value| users::users(&value));
     let secret = secret(&fields, store.as_ref());
-    let signing_keys = signing_keys(&fields, store.as_ref());
     let (lifetime, algorithm) = access_token(fields.get("access_token").as_ref());
+    let signing_keys = signing_keys(&fields, algorithm, store.as_ref());
     let rotation = RotationPolicy {
         access_token_lifetime: lifetime,
         max_per_user: number_u32(&fields, "max_per_user", RotationPolicy::default().max_per_user),
@@ -111,7 +112,7 @@ pub(super) fn sessions(
         issuer: issuer?,
         audiences: audiences(&fields),
         secret: secret?,
-        signing_keys,
+        signing_keys: signing_keys?,
         lifetime,
         algorithm,
         rotation,
@@ -179,7 +180,7 @@ fn secret(fields: &Fields<'_>, store: Option<&StoreConfig>) -> Option<SecretPlan
             None
         }
         Err(problem) if problem.kind() == std::io::ErrorKind::NotFound => match store {
-            Some(StoreConfig::Redis { .. }) => {
+            Some(StoreConfig::Redis(_)) => {
                 let what = format!("{} does not exist, and gateways on one Redis share it", file.display());
                 error(what, "make one for all of them: head -c 48 /dev/urandom > FILE");
                 None
@@ -194,34 +195,38 @@ fn secret(fields: &Fields<'_>, store: Option<&StoreConfig>) -> Option<SecretPlan
     }
 }
 
-fn signing_keys(fields: &Fields<'_>, store: Option<&StoreConfig>) -> PathBuf {
-    let folder = file_or(fields, "signing_keys", "data/keys").unwrap_or_default();
+fn signing_keys(
+    fields: &Fields<'_>,
+    algorithm: SigningAlgorithm,
+    store: Option<&StoreConfig>,
+) -> Option<PathBuf> {
+    let folder = file_or(fields, "signing_keys", "data/keys")?;
     let place = fields.place_of("signing_keys");
-    let holds_keys = match std::fs::read_dir(&folder) {
-        Ok(mut entries) => entries.any(|e| e.is_ok_and(|e| is_pem(&e.path()))),
-        Err(problem) if problem.kind() == std::io::ErrorKind::NotFound => false,
+    match key_folder::read(&folder) {
         Err(problem) => {
-            let what = format!("cannot read the folder {}: {}", folder.display(), secrets::why(&problem));
-            place.error(fields.scope(), what, "give the path of a folder");
-            true
+            let mend = "give a folder in which every *.pem is a private key (PKCS#8)";
+            place.error(fields.scope(), problem.to_string(), mend);
         }
-    };
-    if !holds_keys && matches!(store, Some(StoreConfig::Redis { .. })) {
-        place.warning(
-            fields.scope(),
-            format!("{} holds no key yet: each gateway would make its own at first start", folder.display()),
-            "start one gateway first, and give its folder to the others",
-        );
+        Ok(files) if files.is_empty() => {
+            if matches!(store, Some(StoreConfig::Redis(_))) {
+                place.warning(
+                    fields.scope(),
+                    format!("{} holds no key yet: each gateway would make its own", folder.display()),
+                    "start one gateway first, and give its folder to the others",
+                );
+            }
+        }
+        Ok(files) if files.iter().all(|file| file.key.algorithm() != algorithm) => {
+            let what = format!("{} holds no {algorithm} key", folder.display());
+            place.error(fields.scope(), what, "add one, or choose another access_token.algorithm");
+        }
+        Ok(_) => {}
     }
-    folder
+    Some(folder)
 }
 
-fn is_pem(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension == "pem")
-}
-
-fn access_token(value: Option<&Value<'_>>) -> (Duration, Algorithm) {
-    let default = (RotationPolicy::default().access_token_lifetime, Algorithm::Es256);
+fn access_token(value: Option<&Value<'_>>) -> (Duration, SigningAlgorithm) {
+    let default = (RotationPolicy::default().access_token_lifetime, SigningAlgorithm::default());
     let Some(fields) = value.and_then(|value| value.fields(&["lifetime", "algorithm"], &[])) else {
         return default;
     };
@@ -233,7 +238,7 @@ fn access_token(value: Option<&Value<'_>>) -> (Duration, Algorithm) {
             value.warning("access tokens expire the moment they are made", "write a duration such as 10m");
         }
     }
-    let words = [Algorithm::Es256, Algorithm::EdDsa, Algorithm::Rs256].map(|a| (a.as_str(), a));
+    let words: Vec<_> = SigningAlgorithm::ALL.iter().map(|a| (a.as_str(), *a)).collect();
     (lifetime, fields.word("algorithm", &words, default.1))
 }
 

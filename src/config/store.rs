@@ -3,8 +3,9 @@
 use super::pem;
 use super::reader::{Fields, Value};
 use super::web;
-use crate::gateway::settings::CaBundle;
 use crate::secret::Secret;
+use crate::session::family::RotationPolicy;
+use crate::session::redis::{RedisSettings, RedisStore, SettingsError};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -17,14 +18,7 @@ pub enum StoreConfig {
         path: PathBuf,
     },
     /// In Redis: any number of gateways.
-    Redis {
-        /// A `redis://` or `rediss://` URL, which may hold a password.
-        url: Secret<String>,
-        /// The deadline of each operation.
-        timeout: Duration,
-        /// The certificates trusted instead of the system's roots, for `rediss://`.
-        ca: Option<CaBundle>,
-    },
+    Redis(RedisSettings),
 }
 
 pub(super) fn store(value: &Value<'_>) -> Option<StoreConfig> {
@@ -48,26 +42,33 @@ fn redis(value: &Value<'_>) -> Option<StoreConfig> {
         value.warning("no operation can succeed in no time", "write a duration such as 300ms");
     }
     let (place, url) = url(&fields)?;
-    let server = parse(url.expose());
-    let Some(Server { tls, host }) = server else {
-        // Not shown: it may hold a password.
-        place.error("not a Redis URL", "write redis://host:6379/0, or rediss://user:password@host:6379/0");
+    let Some(Server { tls, host }) = parse(url.expose()) else {
+        not_a_url(&place);
         return None;
     };
     if !tls && !web::is_loopback(&host) {
         place.warning("sessions travel to Redis over a plain connection", "use rediss:// off this machine");
     }
-    let ca = match fields.get("ca_file") {
-        Some(value) => {
-            if !tls {
-                value.error("a plain redis:// connection has no certificate to verify", "use rediss://");
-            }
-            let path = value.file()?;
-            Some(CaBundle { pem: pem::certificates(&value, &path)?.pem, path })
-        }
+    let ca = fields.get("ca_file");
+    if let Some(value) = ca.as_ref().filter(|_| !tls) {
+        value.error("a plain redis:// connection has no certificate to verify", "use rediss://");
+    }
+    let ca = match ca {
+        Some(value) => Some(pem::certificates(&value, &value.file()?)?.pem),
         None => None,
     };
-    Some(StoreConfig::Redis { url, timeout, ca })
+    let settings = RedisSettings { url, timeout, ca };
+    match RedisStore::connect_lazily(&settings, RotationPolicy::default()) {
+        Ok(_) => return Some(StoreConfig::Redis(settings)),
+        Err(SettingsError::Url) => not_a_url(&place),
+        Err(error @ SettingsError::Ca(_)) => place.error(error.to_string(), "mend ca_file"),
+    }
+    None
+}
+
+/// The URL is not shown: it may hold a password.
+fn not_a_url(place: &Value<'_>) {
+    place.error("not a Redis URL", "write redis://host:6379/0, or rediss://user:password@host:6379/0");
 }
 
 /// The URL, and the key it or the name of its file stands at.
