@@ -278,8 +278,9 @@ mod tests {
 
         /// The same configuration, loaded again.
         fn reloaded(&self) -> Verifier {
+            let own = Some(self.signer.own_issuer());
             let issuers = vec![settings("corp", Source::Url(self.server.url("/corp")))];
-            Verifier::new(issuers, None, &self.fetching, Arc::clone(&self.cache), Some(&self.verifier))
+            Verifier::new(issuers, own, &self.fetching, Arc::clone(&self.cache), Some(&self.verifier))
                 .unwrap()
         }
 
