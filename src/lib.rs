@@ -5,6 +5,8 @@
 //! against a directory and keep sessions.
 
 pub mod access_log;
+pub mod admin;
+pub mod app;
 pub mod cli;
 pub mod clock;
 pub mod config;

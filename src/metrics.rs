@@ -1,6 +1,8 @@
 //! Every metric, as verbs. Labels come from the configuration or from closed lists, never from a request.
 
 use crate::reason::Reason;
+/// A metric could not be registered or written.
+pub use prometheus::Error as MetricsError;
 use prometheus::{
     Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     Opts, Registry, TextEncoder,
@@ -176,9 +178,9 @@ impl Metrics {
         }
     }
 
-    /// The histogram of one upstream.
-    pub fn upstream(&self, name: &str) -> Histogram {
-        self.0.upstream_seconds.with_label_values(&[name])
+    /// The handle of one upstream, resolved once.
+    pub fn upstream(&self, name: &str) -> UpstreamMetrics {
+        UpstreamMetrics(self.0.upstream_seconds.with_label_values(&[name]))
     }
 
     /// A look-up in the verified-token cache.
@@ -247,6 +249,16 @@ impl Metrics {
     /// An access or audit line was dropped.
     pub fn log_line_dropped(&self) {
         self.0.log_lines_dropped.inc();
+    }
+}
+
+/// The metrics of one upstream.
+pub struct UpstreamMetrics(Histogram);
+
+impl UpstreamMetrics {
+    /// An endpoint sent its response header this long after it was picked.
+    pub fn answered(&self, took: Duration) {
+        self.0.observe(took.as_secs_f64());
     }
 }
 

@@ -5,6 +5,7 @@ pub mod deferred;
 pub mod embedded;
 pub mod family;
 pub mod id;
+pub mod metered;
 mod record;
 pub mod redis;
 pub mod refresh_token;

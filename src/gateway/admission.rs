@@ -1,0 +1,184 @@
+//! The first look at a request: size, framing, host and path, before any rule is asked.
+
+use super::context::RequestContext;
+use super::headers;
+use super::path::CanonicalPath;
+use crate::clock::random_bytes;
+use crate::reason::Reason;
+use http::{HeaderMap, Method, Version, header};
+use pingora_core::protocols::http::v1::server::HttpSession as Http1Session;
+use pingora_proxy::Session;
+use std::net::IpAddr;
+
+/// The longest request identifier taken over from a client.
+const REQUEST_ID_LENGTH: usize = 128;
+
+/// Checks what can be checked without a route and fills in what the request is known by.
+///
+/// # Errors
+/// The reason why the request is malformed on every route.
+pub(super) fn admit(session: &Session, ctx: &mut RequestContext) -> Result<CanonicalPath, Reason> {
+    let request = session.req_header();
+    identify(session, ctx)?;
+    let limits = &ctx.snapshot.limits;
+    if request.raw_path().len() > limits.target_bytes {
+        return Err(Reason::TargetTooLong);
+    }
+    let block: usize =
+        request.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    if block > limits.header_bytes || request.headers.len() > limits.header_fields {
+        return Err(Reason::HeaderTooLarge);
+    }
+    if request.method == Method::TRACE || request.method == Method::CONNECT {
+        return Err(Reason::MethodNotAllowed);
+    }
+    framing(session)?;
+    ctx.host = host(session)?;
+    CanonicalPath::parse(request.uri.path().as_bytes()).map_err(|_| Reason::BadPath)
+}
+
+/// Who asks, and the identifier the answer and the log line carry.
+fn identify(session: &Session, ctx: &mut RequestContext) -> Result<(), Reason> {
+    let headers = &session.req_header().headers;
+    ctx.request_id = match single(headers, "x-request-id").filter(|id| is_request_id(id)) {
+        Some(id) => id.to_owned(),
+        None => new_request_id()?,
+    };
+    let peer = peer(session).ok_or(Reason::Internal)?;
+    let addresses: Vec<&str> = values(headers, "x-forwarded-for").collect();
+    ctx.client = headers::client_address(peer, addresses, &ctx.snapshot.trusted_proxies);
+    let proto = values(headers, "x-forwarded-proto").last();
+    let came = headers::ForwardedClaims { proto, ..headers::ForwardedClaims::default() };
+    let rebuilt = headers::Forwarded::rebuild(peer, is_tls(session), "", came, &ctx.snapshot.trusted_proxies);
+    ctx.https = rebuilt.proto == "https";
+    Ok(())
+}
+
+/// The address at the other end of the connection.
+pub(super) fn peer(session: &Session) -> Option<IpAddr> {
+    session.client_addr().and_then(|address| address.as_inet()).map(std::net::SocketAddr::ip)
+}
+
+/// Whether the client's connection is TLS.
+pub(super) fn is_tls(session: &Session) -> bool {
+    session.digest().is_some_and(|digest| digest.ssl_digest.is_some())
+}
+
+/// The values of a field that are text, in order.
+pub(super) fn values<'a>(
+    headers: &'a HeaderMap,
+    name: &'static str,
+) -> impl DoubleEndedIterator<Item = &'a str> {
+    headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok())
+}
+
+fn single<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    let mut values = headers.get_all(name).into_iter();
+    match (values.next(), values.next()) {
+        (Some(value), None) => value.to_str().ok(),
+        _ => None,
+    }
+}
+
+fn is_request_id(text: &str) -> bool {
+    let good = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b);
+    (1..=REQUEST_ID_LENGTH).contains(&text.len()) && text.bytes().all(good)
+}
+
+fn new_request_id() -> Result<String, Reason> {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    let bytes: [u8; 16] = random_bytes().map_err(|_| Reason::Internal)?;
+    let digit = |nibble: u8| HEX.get(usize::from(nibble)).copied().map_or('0', char::from);
+    Ok(bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect())
+}
+
+/// A body of one unmistakable length (RFC 9112 section 6.3): `Transfer-Encoding` is `chunked` and nothing
+/// else, never beside `Content-Length`, never in HTTP/1.0. The parser has dropped a contradicting
+/// `Content-Length` already, so the raw header block is asked.
+fn framing(session: &Session) -> Result<(), Reason> {
+    let request = session.req_header();
+    let mut encodings = request.headers.get_all(header::TRANSFER_ENCODING).into_iter();
+    let Some(encoding) = encodings.next() else { return Ok(()) };
+    let chunked =
+        encoding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked") && encodings.next().is_none();
+    let raw = session.as_http1().map(Http1Session::get_headers_raw_bytes).unwrap_or_default();
+    let has_length = request.headers.contains_key(header::CONTENT_LENGTH) || names_content_length(&raw);
+    if chunked && !has_length && request.version == Version::HTTP_11 {
+        Ok(())
+    } else {
+        Err(Reason::BadRequest)
+    }
+}
+
+fn names_content_length(raw: &[u8]) -> bool {
+    raw.split(|b| *b == b'\n').any(|line| {
+        let name = line.split(|b| *b == b':').next().unwrap_or_default();
+        name.trim_ascii().eq_ignore_ascii_case(b"content-length")
+    })
+}
+
+/// The host the client asked for: required in HTTP/1.1 (RFC 9112 section 3.2), and an authority without
+/// userinfo, path or anything that some reader takes for more.
+fn host(session: &Session) -> Result<String, Reason> {
+    let request = session.req_header();
+    let named = match request.uri.authority() {
+        Some(authority) => Some(authority.as_str()),
+        None => match single(&request.headers, "host") {
+            Some(host) => Some(host),
+            None if request.headers.contains_key(header::HOST) => return Err(Reason::BadRequest),
+            None => None,
+        },
+    };
+    match named {
+        Some(host) if is_authority(host) => Ok(host.to_owned()),
+        None if request.version == Version::HTTP_10 => Ok(String::new()),
+        _ => Err(Reason::BadRequest),
+    }
+}
+
+fn is_authority(text: &str) -> bool {
+    let good = |b: u8| b.is_ascii_alphanumeric() || b"-._:[]~".contains(&b);
+    !text.is_empty() && text.bytes().all(good) && text.parse::<http::uri::Authority>().is_ok()
+}
+
+/// Whether the client takes HTML and nothing a problem document could be: a browser without script.
+pub(super) fn wants_html_only(session: &Session) -> bool {
+    let accepts = |what: &[&str]| {
+        values(&session.req_header().headers, "accept")
+            .flat_map(|line| line.split(','))
+            .filter_map(|range| range.split(';').next())
+            .any(|range| what.iter().any(|what| range.trim().eq_ignore_ascii_case(what)))
+    };
+    accepts(&["text/html"]) && !accepts(&["application/json", "application/problem+json", "application/*"])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_content_length_is_seen_in_any_spelling_of_the_raw_block() {
+        assert!(names_content_length(b"POST / HTTP/1.1\r\nCONTENT-length : 3\r\n\r\n"));
+        assert!(!names_content_length(b"POST / HTTP/1.1\r\nX: content-length: 3\r\n\r\n"));
+    }
+
+    #[test]
+    fn authorities_with_userinfo_or_paths_are_refused() {
+        for bad in ["", "a@b", "a/b", "a b", "a,b", "a\\b", "a?b", "a#b", "a%2fb", "a:b:c"] {
+            assert!(!is_authority(bad), "{bad:?}");
+        }
+        for good in ["example.com", "example.com:8080", "[::1]:80", "10.0.0.1", "a_b.example"] {
+            assert!(is_authority(good), "{good:?}");
+        }
+    }
+
+    #[test]
+    fn request_ids_are_taken_over_only_if_well_formed() {
+        assert!(is_request_id("0f-A_9.z"));
+        for bad in ["", "a b", "a\"b", "a\u{e9}", &"x".repeat(129)] {
+            assert!(!is_request_id(bad), "{bad:?}");
+        }
+        let made = new_request_id().unwrap();
+        assert!(is_request_id(&made) && made.len() == 32);
+    }
+}

@@ -1,0 +1,85 @@
+//! What one request carries through its phases.
+
+use super::snapshot::{ServedRoute, Snapshot};
+use super::upstream::Target;
+use crate::policy::Permit;
+use crate::reason::Reason;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// One request, from its header to its log line.
+pub struct RequestContext {
+    /// When the header was complete.
+    pub(super) started: Instant,
+    /// The configuration this request sees throughout.
+    pub(super) snapshot: Arc<Snapshot>,
+    pub(super) request_id: String,
+    pub(super) client: IpAddr,
+    pub(super) https: bool,
+    pub(super) host: String,
+    /// The path that was authorised, as it is forwarded; and for the log.
+    pub(super) path: String,
+    /// What the request is counted as: a route's name, an endpoint's, or `none`.
+    pub(super) route: Option<Arc<ServedRoute>>,
+    pub(super) endpoint: Option<&'static str>,
+    /// Leave to forward. Nothing reaches an upstream without one.
+    pub(super) permit: Option<Permit>,
+    pub(super) reason: Reason,
+    /// The issuer of the token, where one is known.
+    pub(super) issuer: String,
+    /// The status of an answer of our own.
+    pub(super) status: Option<u16>,
+    pub(super) attempt: Attempt,
+    /// Body bytes received so far.
+    pub(super) body_bytes: u64,
+}
+
+/// The attempts at an upstream.
+#[derive(Default)]
+pub(super) struct Attempt {
+    /// Where this request starts in the list of targets.
+    pub(super) start: usize,
+    /// How many attempts were begun.
+    pub(super) begun: usize,
+    pub(super) target: Option<Target>,
+    pub(super) picked: Option<Instant>,
+    /// From picking an endpoint to its response header.
+    pub(super) answered: Option<Duration>,
+}
+
+impl RequestContext {
+    pub(super) fn new(snapshot: Arc<Snapshot>) -> Self {
+        Self {
+            started: Instant::now(),
+            snapshot,
+            request_id: String::new(),
+            client: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            https: false,
+            host: String::new(),
+            path: String::new(),
+            route: None,
+            endpoint: None,
+            permit: None,
+            reason: Reason::Internal,
+            issuer: String::new(),
+            status: None,
+            attempt: Attempt::default(),
+            body_bytes: 0,
+        }
+    }
+
+    /// What the request is called in the log: its route, our endpoint, or `none`.
+    pub(super) fn label(&self) -> String {
+        match (&self.route, self.endpoint) {
+            (Some(served), _) => served.route.name().to_owned(),
+            (None, Some(endpoint)) => format!("auth:{endpoint}"),
+            (None, None) => "none".to_owned(),
+        }
+    }
+
+    /// The most bytes the body may have, by the route or the server.
+    pub(super) fn body_limit(&self) -> Option<u64> {
+        self.route.as_ref().map_or(self.snapshot.limits.body_bytes, |route| route.route.body_bytes)
+    }
+}

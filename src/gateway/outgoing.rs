@@ -1,0 +1,133 @@
+//! The request as the upstream gets it: what the client may not say is taken out, what the gateway says is
+//! put in. Only the outgoing header is touched.
+
+use super::admission;
+use super::context::RequestContext;
+use super::headers::{self, Forwarded, ForwardedClaims};
+use crate::endpoints::cookie::{CookieSettings, Stripped};
+use crate::policy::Permit;
+use crate::policy::forward::AuthorizationHeader;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
+use pingora_core::{Error, ErrorType, OrErr as _, Result};
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::Session;
+
+/// Prepares one attempt. Without a permit nothing leaves.
+pub(super) fn prepare(
+    session: &Session,
+    outgoing: &mut RequestHeader,
+    ctx: &RequestContext,
+    cookies: Option<&CookieSettings>,
+) -> Result<()> {
+    let (Some(permit), Some(served), Some(target)) = (&ctx.permit, &ctx.route, &ctx.attempt.target) else {
+        return Error::e_explain(ErrorType::InternalError, "no permit");
+    };
+    let client = session.req_header();
+    let peer = admission::peer(session)
+        .ok_or_else(|| Error::explain(ErrorType::InternalError, "no peer address"))?;
+    let trusted = &ctx.snapshot.trusted_proxies;
+    drop_client_fields(outgoing, |name| {
+        ctx.snapshot.protected.is_protected(name)
+            || headers::drops_forwarded(name, headers::is_trusted(peer, trusted))
+            || headers::fold(name) == "x-request-id"
+    });
+    if served.route.forward.authorization == AuthorizationHeader::Strip {
+        outgoing.remove_header(&header::AUTHORIZATION);
+    }
+    if let Some(cookies) = cookies {
+        strip_own_cookies(outgoing, cookies)?;
+    }
+    let path = match &served.route.strip_prefix {
+        None => ctx.path.as_str(),
+        Some(prefix) => prefix.strip(&ctx.path).ok_or_else(|| {
+            Error::explain(ErrorType::InternalError, "the route's prefix is not on the path")
+        })?,
+    };
+    set_path(outgoing, path)?;
+    let addresses: Vec<&str> = admission::values(&client.headers, "x-forwarded-for").collect();
+    let came = ForwardedClaims {
+        addresses: &addresses,
+        proto: admission::values(&client.headers, "x-forwarded-proto").last(),
+        host: admission::values(&client.headers, "x-forwarded-host").last(),
+    };
+    let forwarded = Forwarded::rebuild(peer, admission::is_tls(session), &ctx.host, came, trusted);
+    outgoing.insert_header("X-Forwarded-For", forwarded.addresses)?;
+    outgoing.insert_header("X-Forwarded-Proto", forwarded.proto)?;
+    outgoing.insert_header("X-Forwarded-Host", forwarded.host)?;
+    outgoing.insert_header("X-Request-Id", &ctx.request_id)?;
+    if let Some(host) = served.upstream.host(target) {
+        outgoing.insert_header(header::HOST, host)?;
+    }
+    set_identity(outgoing, permit)
+}
+
+fn drop_client_fields(outgoing: &mut RequestHeader, drops: impl Fn(&str) -> bool) {
+    let doomed: Vec<HeaderName> =
+        outgoing.headers.keys().filter(|name| drops(name.as_str())).cloned().collect();
+    for name in doomed {
+        outgoing.remove_header(&name);
+    }
+}
+
+fn set_identity(outgoing: &mut RequestHeader, permit: &Permit) -> Result<()> {
+    for (name, value) in permit.identity() {
+        outgoing.insert_header(name.clone(), value.clone())?;
+    }
+    Ok(())
+}
+
+/// The path that was authorised, less the route's prefix, with the client's query as it came.
+fn set_path(outgoing: &mut RequestHeader, path: &str) -> Result<()> {
+    let target = match outgoing.uri.query() {
+        Some(query) => format!("{path}?{query}"),
+        None => path.to_owned(),
+    };
+    if outgoing.uri.authority().is_none() || outgoing.version != http::Version::HTTP_2 {
+        // Absolute-form becomes origin-form (RFC 9112 section 3.2.1); `Host` was checked to be the same.
+        return outgoing.set_raw_path(target.as_bytes());
+    }
+    let mut parts = outgoing.uri.clone().into_parts();
+    parts.path_and_query = Some(target.parse::<PathAndQuery>().or_err(ErrorType::InternalError, "path")?);
+    outgoing.set_uri(Uri::from_parts(parts).or_err(ErrorType::InternalError, "target")?);
+    Ok(())
+}
+
+/// Our own cookies are ours alone: no upstream sees them.
+fn strip_own_cookies(outgoing: &mut RequestHeader, cookies: &CookieSettings) -> Result<()> {
+    let lines: Vec<HeaderValue> = outgoing.headers.get_all(header::COOKIE).into_iter().cloned().collect();
+    if lines.iter().all(|line| cookies.strip_own_cookies(line) == Stripped::Unchanged) {
+        return Ok(());
+    }
+    outgoing.remove_header(&header::COOKIE);
+    for line in lines {
+        match cookies.strip_own_cookies(&line) {
+            Stripped::Unchanged => drop(outgoing.append_header(header::COOKIE, line)?),
+            Stripped::Rest(rest) => drop(outgoing.append_header(header::COOKIE, rest)?),
+            Stripped::Nothing => {}
+        }
+    }
+    Ok(())
+}
+
+/// An upstream can never set our cookies.
+pub(super) fn keep_own_cookies(response: &mut ResponseHeader, cookies: &CookieSettings) -> Result<()> {
+    let lines: Vec<HeaderValue> = response.headers.get_all(header::SET_COOKIE).into_iter().cloned().collect();
+    if !lines.iter().any(|line| cookies.is_own_set_cookie(line)) {
+        return Ok(());
+    }
+    response.remove_header(&header::SET_COOKIE);
+    for line in lines.into_iter().filter(|line| !cookies.is_own_set_cookie(line)) {
+        response.append_header(header::SET_COOKIE, line)?;
+    }
+    Ok(())
+}
+
+/// How many fields of the client's request would be read as identity.
+pub(super) fn forged(headers: &HeaderMap, is_identity: impl Fn(&str) -> bool) -> u64 {
+    headers
+        .keys()
+        .filter(|name| is_identity(name.as_str()))
+        .map(|name| headers.get_all(name).iter().count() as u64)
+        .sum()
+}

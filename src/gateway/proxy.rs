@@ -1,0 +1,332 @@
+//! The phases of a request, in Pingora's order; each a few lines.
+
+use super::context::RequestContext;
+use super::respond::{self, SmallBody};
+use super::snapshot::{ServedRoute, Snapshot};
+use super::stream::Guarded;
+use super::{Gateway, admission, denial, listener, outgoing, report};
+use crate::endpoints::{BODY_LIMIT, Body, Endpoint, EndpointRequest};
+use crate::metrics::DecisionOutcome;
+use crate::policy::{Caller, Decision, Denial, authorize};
+use crate::reason::Reason;
+use crate::token::bearer::{self, Bearer};
+use async_trait::async_trait;
+use bytes::Bytes;
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_core::{Error, ErrorType, Result};
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::{FailToProxy, ProxyHttp, Session};
+use std::sync::Arc;
+use std::time::Instant;
+
+#[async_trait]
+impl ProxyHttp for Gateway {
+    type CTX = RequestContext;
+
+    fn new_ctx(&self) -> RequestContext {
+        RequestContext::new(self.snapshot.load_full())
+    }
+
+    /// The header is complete: the connection's deadline rests, and the body gets its own.
+    async fn early_request_filter(&self, session: &mut Session, ctx: &mut RequestContext) -> Result<()> {
+        if let Some(switch) = Guarded::switch(session.stream()) {
+            switch.disarm();
+        }
+        let limits = &ctx.snapshot.limits;
+        session.set_read_timeout(Some(limits.body_timeout));
+        session.set_write_timeout(Some(limits.body_timeout));
+        session.set_total_drain_timeout(Some(limits.body_timeout));
+        if self.draining() {
+            session.set_keepalive(None);
+        }
+        Ok(())
+    }
+
+    /// Decides everything: the answer is written here, or the request has a permit.
+    async fn request_filter(&self, session: &mut Session, ctx: &mut RequestContext) -> Result<bool> {
+        let path = match admission::admit(session, ctx) {
+            Ok(path) => path,
+            Err(reason) => return self.refuse(session, ctx, &Denial::new(reason)).await,
+        };
+        path.as_str().clone_into(&mut ctx.path);
+        let own = self.endpoints.as_ref().and_then(|own| Some((Arc::clone(own), own.find(path.as_str())?)));
+        if let Some((endpoints, endpoint)) = own {
+            return self.answer(session, ctx, endpoint, &endpoints).await;
+        }
+        let method = &session.req_header().method;
+        let Some(served) = ctx.snapshot.routes.find(&ctx.host, path.as_str(), method).cloned() else {
+            let reason = if path.is_plain() { Reason::NoRoute } else { Reason::BadPath };
+            return self.refuse(session, ctx, &Denial::new(reason)).await;
+        };
+        ctx.route = Some(Arc::clone(&served));
+        report::count_spoofed(session, ctx, &served);
+        if path.check(served.route.allow_in_path).is_err() {
+            return self.refuse(session, ctx, &Denial::new(Reason::BadPath)).await;
+        }
+        if ctx.body_limit().zip(respond::content_length(session)).is_some_and(|(most, length)| length > most)
+        {
+            return self.refuse(session, ctx, &Denial::new(Reason::BodyTooLarge)).await;
+        }
+        let caller = self.caller(session, ctx, &served).await;
+        match authorize(&served.route.requirement, &served.route.forward, caller) {
+            Decision::Deny(denial) => self.refuse(session, ctx, &denial).await,
+            Decision::Allow(permit) => {
+                let (outcome, reason) = match permit.would_deny() {
+                    None => (DecisionOutcome::Allow, permit.reason()),
+                    Some(denial) => (DecisionOutcome::WouldDeny, denial.reason),
+                };
+                served.metrics.decided(&ctx.issuer, outcome, reason);
+                ctx.reason = reason;
+                ctx.permit = Some(permit);
+                ctx.attempt.start = served.upstream.draw(u64::from(ctx.started.elapsed().subsec_nanos()));
+                Ok(false)
+            }
+        }
+    }
+
+    /// Counts the body: one without a length is cut off at the limit.
+    async fn request_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        _end: bool,
+        ctx: &mut RequestContext,
+    ) -> Result<()> {
+        ctx.body_bytes += body.as_ref().map_or(0, |piece| piece.len() as u64);
+        match ctx.body_limit() {
+            Some(most) if ctx.body_bytes > most => {
+                Error::e_explain(ErrorType::HTTPStatus(413), "the body is too large")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn upstream_peer(&self, _session: &mut Session, ctx: &mut RequestContext) -> Result<Box<HttpPeer>> {
+        let Some(served) = ctx.route.clone().filter(|_| ctx.permit.is_some()) else {
+            return Error::e_explain(ErrorType::InternalError, "no permit");
+        };
+        let Some(target) = served.upstream.target(ctx.attempt.start, ctx.attempt.begun) else {
+            return Error::e_explain(ErrorType::HTTPStatus(502), "no address of the upstream is known");
+        };
+        let peer = served.upstream.peer(&target, &served.route.timeouts);
+        ctx.attempt.begun += 1;
+        ctx.attempt.target = Some(target);
+        ctx.attempt.picked = Some(Instant::now());
+        Ok(Box::new(peer))
+    }
+
+    /// Writes identity on the outgoing request only: what stood on the client's request a client could
+    /// remove again through `Connection`. Runs once per attempt, always from the client's own header.
+    async fn upstream_request_filter(
+        &self,
+        session: &mut Session,
+        upstream_request: &mut RequestHeader,
+        ctx: &mut RequestContext,
+    ) -> Result<()> {
+        let cookies = self.endpoints.as_ref().map(|endpoints| endpoints.cookie());
+        outgoing::prepare(session, upstream_request, ctx, cookies)
+    }
+
+    async fn response_filter(
+        &self,
+        _session: &mut Session,
+        response: &mut ResponseHeader,
+        ctx: &mut RequestContext,
+    ) -> Result<()> {
+        if ctx.attempt.answered.is_none() {
+            ctx.attempt.answered = ctx.attempt.picked.map(|picked| picked.elapsed());
+        }
+        if let Some(endpoints) = &self.endpoints {
+            outgoing::keep_own_cookies(response, endpoints.cookie())?;
+        }
+        response.insert_header("X-Request-Id", &ctx.request_id)
+    }
+
+    fn fail_to_connect(
+        &self,
+        session: &mut Session,
+        _peer: &HttpPeer,
+        ctx: &mut RequestContext,
+        mut error: Box<Error>,
+    ) -> Box<Error> {
+        error.set_retry(may_retry(session, ctx));
+        error
+    }
+
+    fn error_while_proxy(
+        &self,
+        peer: &HttpPeer,
+        session: &mut Session,
+        error: Box<Error>,
+        ctx: &mut RequestContext,
+        _reused: bool,
+    ) -> Box<Error> {
+        let mut error = error.more_context(format!("upstream {peer}"));
+        let timed_out = matches!(error.etype(), ErrorType::ReadTimedout | ErrorType::WriteTimedout);
+        let upstream = *error.esource() == pingora_core::ErrorSource::Upstream;
+        let untouched = session.response_written().is_none() && !session.as_ref().retry_buffer_truncated();
+        error.set_retry(upstream && !timed_out && untouched && may_retry(session, ctx));
+        error
+    }
+
+    async fn fail_to_proxy(
+        &self,
+        session: &mut Session,
+        error: &Error,
+        ctx: &mut RequestContext,
+    ) -> FailToProxy {
+        let Some(reason) = failure(error) else {
+            // The client is gone; nobody is left to answer.
+            return FailToProxy { error_code: 0, can_reuse_downstream: false };
+        };
+        if matches!(reason, Reason::UpstreamUnreachable | Reason::UpstreamTimeout | Reason::Internal) {
+            tracing::warn!(request = ctx.request_id, %error, "a request could not be proxied");
+        }
+        if session.response_written().is_none() {
+            session.set_keepalive(None);
+            if let Err(error) = self.refuse(session, ctx, &Denial::new(reason)).await {
+                tracing::debug!(%error, "an error answer could not be sent");
+            }
+        }
+        ctx.reason = reason;
+        FailToProxy { error_code: ctx.status.unwrap_or(0), can_reuse_downstream: false }
+    }
+
+    async fn logging(&self, session: &mut Session, _error: Option<&Error>, ctx: &mut RequestContext) {
+        let took = ctx.started.elapsed();
+        let code = session.response_written().map_or(0, |response| response.status.as_u16());
+        match (&ctx.route, ctx.endpoint) {
+            (Some(served), _) => served.metrics.answered(code, took),
+            (None, Some(endpoint)) => {
+                if let Some(metrics) = self.endpoint_metrics.get(endpoint) {
+                    metrics.answered(code, took);
+                }
+            }
+            (None, None) => ctx.snapshot.unrouted.answered(code, took),
+        }
+        if let (Some(served), Some(answered)) = (&ctx.route, ctx.attempt.answered) {
+            served.upstream.metrics().answered(answered);
+        }
+        self.log_request(session, ctx, code, took);
+        listener::request_ended(session.stream());
+    }
+
+    /// Never the query: people put tokens there.
+    fn request_summary(&self, session: &Session, ctx: &RequestContext) -> String {
+        format!("{} {} ({})", session.req_header().method, ctx.path, ctx.request_id)
+    }
+}
+
+impl Gateway {
+    /// Who calls: the token found and verified, and not known to be revoked. A public route never looks.
+    async fn caller(&self, session: &Session, ctx: &mut RequestContext, served: &ServedRoute) -> Caller {
+        use crate::policy::requirement::{Mode, RevocationMode};
+        let requirement = &served.route.requirement;
+        if requirement.mode == Mode::Public {
+            return Caller::Anonymous;
+        }
+        let token = match bearer::find(&session.req_header().headers, ctx.snapshot.limits.token_bytes) {
+            Bearer::Absent => return Caller::Anonymous,
+            Bearer::Malformed => return Caller::Refused(Reason::MalformedCredentials),
+            Bearer::TooLarge => return Caller::Refused(Reason::TokenTooLarge),
+            Bearer::Token(token) => token,
+        };
+        let snapshot: &Snapshot = &ctx.snapshot;
+        match snapshot.verifier.verify(token, self.clock.now()).await {
+            Err(refusal) => {
+                refusal.issuer.as_deref().unwrap_or_default().clone_into(&mut ctx.issuer);
+                Caller::Refused(refusal.reason)
+            }
+            Ok(claims) => {
+                claims.issuer().clone_into(&mut ctx.issuer);
+                if let (Some(reference), Some(sessions)) = (claims.session(), &self.sessions) {
+                    if requirement.revocation != RevocationMode::Off
+                        && sessions.revocations.is_revoked(reference)
+                    {
+                        return Caller::Refused(Reason::Revoked);
+                    }
+                    sessions.confirmations.note(reference);
+                }
+                Caller::Verified(claims)
+            }
+        }
+    }
+
+    /// Writes the answer to a refused request. Returns `true`: the request is answered.
+    async fn refuse(&self, session: &mut Session, ctx: &mut RequestContext, denial: &Denial) -> Result<bool> {
+        ctx.reason = denial.reason;
+        if let (Some(served), None) = (&ctx.route, &ctx.permit) {
+            served.metrics.decided(&ctx.issuer, DecisionOutcome::Deny, denial.reason);
+        }
+        let reply = denial::reply(denial, &ctx.request_id, admission::wants_html_only(session));
+        ctx.status = Some(reply.status);
+        respond::send(session, &reply, &ctx.request_id).await?;
+        Ok(true)
+    }
+
+    /// Answers a request to one of the session endpoints.
+    async fn answer(
+        &self,
+        session: &mut Session,
+        ctx: &mut RequestContext,
+        endpoint: Endpoint,
+        endpoints: &crate::endpoints::Endpoints,
+    ) -> Result<bool> {
+        ctx.endpoint = Some(endpoint.as_str());
+        ctx.reason = Reason::Ok;
+        let header = session.req_header().clone();
+        let request = EndpointRequest {
+            method: &header.method,
+            headers: &header.headers,
+            peer: ctx.client,
+            https: ctx.https,
+            host: &ctx.host,
+            request_id: &ctx.request_id,
+            token_bytes: ctx.snapshot.limits.token_bytes,
+        };
+        let handled = if let Some(handled) = endpoints.precheck(endpoint, &request) {
+            handled
+        } else {
+            let patience = ctx.snapshot.limits.body_timeout;
+            let body = match respond::read_small_body(session, BODY_LIMIT, patience).await? {
+                SmallBody::Complete(bytes) => Body::Bytes(bytes),
+                SmallBody::TooLarge => Body::TooLarge,
+                SmallBody::TooSlow => Body::TimedOut,
+            };
+            endpoints.handle(endpoint, request, body).await
+        };
+        ctx.status = Some(handled.reply.status);
+        self.report(&handled);
+        respond::send(session, &handled.reply, &ctx.request_id).await?;
+        Ok(true)
+    }
+}
+
+/// Whether another attempt is allowed: an idempotent method (RFC 9110 section 9.2.2) and attempts left.
+fn may_retry(session: &Session, ctx: &RequestContext) -> bool {
+    let retries = ctx.route.as_ref().map_or(0, |served| served.upstream.retries());
+    session.req_header().method.is_idempotent() && ctx.attempt.begun <= retries
+}
+
+/// What an error of the proxy engine means to the client; `None` if the client itself broke off.
+fn failure(error: &Error) -> Option<Reason> {
+    use pingora_core::ErrorSource as Source;
+    match (error.etype(), error.esource()) {
+        (ErrorType::HTTPStatus(413), _) => Some(Reason::BodyTooLarge),
+        (ErrorType::HTTPStatus(502), _) => Some(Reason::UpstreamUnreachable),
+        (ErrorType::ReadTimedout, Source::Downstream) => Some(Reason::BodyTimeout),
+        (ErrorType::WriteError | ErrorType::ReadError | ErrorType::ConnectionClosed, Source::Downstream) => {
+            None
+        }
+        (_, Source::Downstream) => Some(Reason::BadRequest),
+        (
+            ErrorType::ReadTimedout
+            | ErrorType::WriteTimedout
+            | ErrorType::ConnectTimedout
+            | ErrorType::TLSHandshakeTimedout,
+            Source::Upstream,
+        ) => Some(Reason::UpstreamTimeout),
+        (_, Source::Upstream) => Some(Reason::UpstreamUnreachable),
+        _ => Some(Reason::Internal),
+    }
+}

@@ -1,0 +1,78 @@
+//! One configuration, compiled: what a request takes hold of at its start and sees to its end.
+
+use super::headers::ProtectedNames;
+use super::route::Route;
+use super::settings::Limits;
+use super::upstream::Upstream;
+use crate::metrics::{Metrics, RouteMetrics};
+use crate::policy::route::{Ambiguity, RouteTable};
+use crate::token::verifier::Verifier;
+use ipnet::IpNet;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Everything a reload replaces, in one piece.
+pub struct Snapshot {
+    pub(super) routes: RouteTable<Arc<ServedRoute>>,
+    pub(super) protected: ProtectedNames,
+    pub(super) verifier: Arc<Verifier>,
+    pub(super) limits: Limits,
+    pub(super) trusted_proxies: Vec<IpNet>,
+    /// Counts requests that no route serves.
+    pub(super) unrouted: RouteMetrics,
+}
+
+/// A route with its upstream and its metrics found.
+pub struct ServedRoute {
+    pub(super) route: Arc<Route>,
+    pub(super) upstream: Arc<Upstream>,
+    pub(super) metrics: RouteMetrics,
+}
+
+/// Why routes and upstreams do not make a snapshot. The configuration excludes both.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// A route leads nowhere.
+    #[error("route `{route}` leads to the upstream `{upstream}`, which does not exist")]
+    UnknownUpstream {
+        /// The route's name.
+        route: String,
+        /// The upstream's name.
+        upstream: String,
+    },
+    /// Routes match the same requests equally well.
+    #[error("routes are ambiguous: {0:?}")]
+    Ambiguous(Vec<Ambiguity>),
+}
+
+impl Snapshot {
+    /// Compiles routes and upstreams; `server` gives limits and trusted proxies.
+    ///
+    /// # Errors
+    /// [`SnapshotError`] for routes that tie or lead nowhere.
+    pub fn new(
+        routes: &[Arc<Route>],
+        upstreams: &HashMap<String, Arc<Upstream>>,
+        protected: ProtectedNames,
+        verifier: Arc<Verifier>,
+        limits: Limits,
+        trusted_proxies: Vec<IpNet>,
+        metrics: &Metrics,
+    ) -> Result<Self, SnapshotError> {
+        let mut served = Vec::with_capacity(routes.len());
+        for route in routes {
+            let upstream = upstreams.get(&route.upstream).ok_or_else(|| SnapshotError::UnknownUpstream {
+                route: route.name().to_owned(),
+                upstream: route.upstream.clone(),
+            })?;
+            let entry = ServedRoute {
+                route: Arc::clone(route),
+                upstream: Arc::clone(upstream),
+                metrics: metrics.route(route.name()),
+            };
+            served.push((route.matched.clone(), Arc::new(entry)));
+        }
+        let routes = RouteTable::build(served).map_err(SnapshotError::Ambiguous)?;
+        Ok(Self { routes, protected, verifier, limits, trusted_proxies, unrouted: metrics.route("none") })
+    }
+}
