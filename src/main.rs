@@ -1,12 +1,12 @@
-//! The `portcullis` binary.
+//! The `portcullis` binary: the cryptography, then the command line.
 
-use clap::Parser;
-use portcullis::cli::{Arguments, Command, check, hash_password};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    match Arguments::parse().command {
-        Command::Check { config } => check::run(&config),
-        Command::HashPassword => hash_password::run(),
+    // First of all: whoever builds a TLS configuration before this would choose another provider.
+    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
+        eprintln!("portcullis: a cryptography provider is installed already");
+        return ExitCode::FAILURE;
     }
+    portcullis::cli::main()
 }

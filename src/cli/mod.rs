@@ -2,9 +2,11 @@
 
 pub mod check;
 pub mod hash_password;
+pub mod run;
 
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 /// The arguments of the program.
 #[derive(Debug, Parser)]
@@ -23,6 +25,12 @@ pub struct Arguments {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Run the gateway until it is told to stop
+    Run {
+        /// The configuration file
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
     /// Check a configuration: every error and every risk, with its place and its mend
     Check {
         /// The configuration file
@@ -31,4 +39,13 @@ pub enum Command {
     },
     /// Read a password on standard input and print its hash for the users file
     HashPassword,
+}
+
+/// Does what the arguments of this process say.
+pub fn main() -> ExitCode {
+    match Arguments::parse().command {
+        Command::Run { config } => run::run(&config),
+        Command::Check { config } => check::run(&config),
+        Command::HashPassword => hash_password::run(),
+    }
 }

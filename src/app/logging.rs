@@ -1,0 +1,35 @@
+//! Diagnostics: where they go, how they look, and what is never among them.
+
+use crate::gateway::settings::{LogFormat, LogLevel, LogSettings};
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{Layer, fmt};
+
+/// Sends diagnostics to standard error; standard output is for access and audit lines. Libraries are heard
+/// from `warn` up whatever the level: below it they print header fields, and those hold tokens. Pingora's
+/// proxy is not heard at all, since the gateway itself says what became of each request.
+pub(super) fn start(settings: LogSettings) {
+    let level = filter(settings.level);
+    let targets = Targets::new()
+        .with_default(level.min(LevelFilter::WARN))
+        .with_target("portcullis", level)
+        .with_target("pingora_proxy", LevelFilter::OFF);
+    let layer = match settings.format {
+        LogFormat::Json => fmt::layer().json().flatten_event(true).with_writer(std::io::stderr).boxed(),
+        LogFormat::Text => fmt::layer().with_ansi(false).with_writer(std::io::stderr).boxed(),
+    };
+    // Fails only if logging was started before, and then it works already.
+    let _ = tracing_subscriber::registry().with(layer.with_filter(targets)).try_init();
+}
+
+const fn filter(level: LogLevel) -> LevelFilter {
+    match level {
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    }
+}

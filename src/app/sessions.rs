@@ -1,0 +1,191 @@
+//! Puts our own issuer together: secret, signing keys, store, directory, endpoints, and their background work.
+
+use super::secret_file::{self, SecretFileError};
+use super::users;
+use crate::admin::Part;
+use crate::clock::{Clock, Timestamp};
+use crate::config::{SecretPlan, SessionsConfig, StoreConfig};
+use crate::directory::file::{FileDirectory, RecordError};
+use crate::directory::password::{PasswordPool, PoolSettings};
+use crate::endpoints::settings::Settings;
+use crate::endpoints::{Endpoints, Parts};
+use crate::gateway::OwnSessions;
+use crate::metrics::Metrics;
+use crate::session::confirmation::{self, Confirmations};
+use crate::session::deferred::{self, DeferredLogouts};
+use crate::session::embedded::{EmbeddedStore, OpenError};
+use crate::session::metered::MeteredStore;
+use crate::session::redis::{RedisSettings, RedisStore, SettingsError};
+use crate::session::refresh_token::RefreshTokens;
+use crate::session::revocation::{self, Revocations};
+use crate::session::store::SessionStore;
+use crate::token::signer::{Signer, SignerError};
+use crate::token::verified_cache::VerifiedCache;
+use crate::token::verifier::{OwnIssuer, Verifier};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long the end of the process waits for logouts that the store has not taken yet.
+const LAST_LOGOUTS: Duration = Duration::from_secs(2);
+
+/// Why our own sessions cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionsError {
+    /// The secret cannot be made or read.
+    #[error(transparent)]
+    Secret(#[from] SecretFileError),
+    /// The signing keys cannot be used.
+    #[error("sessions.signing_keys: {0}")]
+    Signer(#[from] SignerError),
+    /// The embedded store cannot be opened.
+    #[error("sessions.store.embedded: {0}")]
+    Embedded(#[from] OpenError),
+    /// The Redis store cannot be used as configured.
+    #[error("sessions.store.redis: {0}")]
+    Redis(#[from] SettingsError),
+    /// A user of the users file cannot be one.
+    #[error("sessions.users.file: {0}")]
+    Users(#[from] RecordError),
+    /// The system gives no threads.
+    #[error("the password threads: {0}")]
+    Threads(#[from] std::io::Error),
+}
+
+/// Our own issuer, ready to serve.
+pub(super) struct Sessions {
+    signer: Arc<Signer>,
+    tokens: Arc<RefreshTokens>,
+    store: Arc<dyn SessionStore>,
+    directory: Arc<FileDirectory>,
+    pool: Arc<PasswordPool>,
+    revocations: Arc<Revocations>,
+    confirmations: Arc<Confirmations>,
+    deferred: Arc<DeferredLogouts>,
+    settings: Settings,
+    clock: Arc<dyn Clock>,
+}
+
+impl Sessions {
+    /// Reads or makes secret and keys, opens the store, reads the users, and starts what works in the
+    /// background. Must be called inside a Tokio runtime.
+    ///
+    /// # Errors
+    /// [`SessionsError`] names the key of the configuration.
+    pub(super) fn build(
+        config: SessionsConfig,
+        metrics: &Metrics,
+        clock: &Arc<dyn Clock>,
+    ) -> Result<Self, SessionsError> {
+        let secret = match config.secret {
+            SecretPlan::Bytes(secret) => secret,
+            SecretPlan::CreateAt(path) => secret_file::make(&path)?,
+        };
+        let signer = Signer::load_or_create(
+            &config.signing_keys,
+            config.issuer.clone(),
+            config.audiences,
+            config.lifetime,
+            config.algorithm,
+        )?;
+        let store: Arc<dyn SessionStore> = match config.store {
+            StoreConfig::Embedded { path } => {
+                let store = EmbeddedStore::open(&path, config.rotation, Arc::clone(clock))?;
+                Arc::new(MeteredStore::new(store, metrics.clone()))
+            }
+            StoreConfig::Redis { url, timeout, ca } => {
+                let settings = RedisSettings { url, timeout, ca: ca.map(|bundle| bundle.pem) };
+                let store = RedisStore::connect_lazily(&settings, config.rotation)?;
+                Arc::new(MeteredStore::new(store, metrics.clone()))
+            }
+        };
+        let pool = Arc::new(PasswordPool::start(PoolSettings::default())?);
+        let directory = FileDirectory::new(config.users.records, Arc::clone(&pool)).map_err(first)?;
+        let directory = Arc::new(directory);
+        let lifetime = config.rotation.revocation_lifetime();
+        let revocations = Arc::new(Revocations::new(lifetime, clock.now()));
+        let confirmations = Arc::new(Confirmations::new());
+        let deferred = Arc::new(DeferredLogouts::new());
+        tokio::spawn(revocation::follow(Arc::clone(&store), Arc::clone(&revocations), Arc::clone(clock)));
+        tokio::spawn(confirmation::deliver(Arc::clone(&confirmations), Arc::clone(&store)));
+        tokio::spawn(deferred::carry_out(Arc::clone(&deferred), Arc::clone(&store)));
+        tokio::spawn(users::follow(config.users.path, Arc::clone(&directory)));
+        Ok(Self {
+            tokens: Arc::new(RefreshTokens::new(secret.expose(), &config.issuer)),
+            signer: Arc::new(signer),
+            store,
+            directory,
+            pool,
+            revocations,
+            confirmations,
+            deferred,
+            settings: config.endpoints,
+            clock: Arc::clone(clock),
+        })
+    }
+
+    /// What the verifier needs to know our own tokens.
+    pub(super) fn issuer(&self) -> OwnIssuer {
+        self.signer.own_issuer()
+    }
+
+    /// The endpoints, and what the proxy asks about sessions.
+    pub(super) fn serve(&self, cache: Arc<VerifiedCache>) -> (Arc<Endpoints>, OwnSessions) {
+        let parts = Parts {
+            tokens: Arc::clone(&self.tokens),
+            signer: Arc::clone(&self.signer),
+            store: Arc::clone(&self.store),
+            directory: Arc::clone(&self.directory) as _,
+            // Its own, so that it outlives a change of the configuration.
+            verifier: Arc::new(Verifier::own_only(self.issuer(), cache)),
+            revocations: Arc::clone(&self.revocations),
+            deferred: Arc::clone(&self.deferred),
+            clock: Arc::clone(&self.clock),
+        };
+        let own = OwnSessions {
+            revocations: Arc::clone(&self.revocations),
+            confirmations: Arc::clone(&self.confirmations),
+        };
+        (Arc::new(Endpoints::new(self.settings.clone(), parts)), own)
+    }
+
+    /// Ready once it is known what was ended before this gateway started.
+    pub(super) fn part(&self) -> Part {
+        let revocations = Arc::clone(&self.revocations);
+        let waiting = move || {
+            (!revocations.ready()).then(|| "the first read of the revocation feed from the store".to_owned())
+        };
+        Part { name: "sessions".to_owned(), waiting_for: Box::new(waiting) }
+    }
+
+    /// Sets the gauges of sessions.
+    pub(super) fn gauges(&self) -> impl Fn(&Metrics, Timestamp) + Send + Sync + 'static {
+        let (revocations, pool) = (Arc::clone(&self.revocations), Arc::clone(&self.pool));
+        move |metrics, now| {
+            metrics.revocation_feed_age(revocations.feed_age(now));
+            metrics.password_hash_queue(pool.waiting());
+        }
+    }
+
+    /// Gives logouts that were promised a last chance to reach the store.
+    pub(super) async fn finish(&self) {
+        let all_taken = async {
+            while !self.deferred.is_empty() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        if tokio::time::timeout(LAST_LOGOUTS, all_taken).await.is_err() {
+            tracing::error!(
+                logouts = self.deferred.len(),
+                "the store never took these logouts; they are lost"
+            );
+        }
+    }
+}
+
+/// The configuration has reported them all; here one is enough to refuse to start.
+fn first(errors: Vec<RecordError>) -> SessionsError {
+    match errors.into_iter().next() {
+        Some(error) => error.into(),
+        None => SessionsError::Threads(std::io::Error::other("the users file was refused without a reason")),
+    }
+}
