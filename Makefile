@@ -1,0 +1,22 @@
+# Two commands are all a newcomer needs: `make run` and `make test`.
+
+.PHONY: run test setup build-tools test-tools help
+
+help:
+	@echo "make run    build, start the gateway with a demo upstream, print the curl lines to try"
+	@echo "make test   install what the tests need, run everything"
+
+# The packages are Debian's. As root they are installed; otherwise the line to run is printed.
+build-tools:
+	@sh .ci/packages cc=build-essential cmake=cmake
+
+test-tools: build-tools
+	@sh .ci/packages redis-server=redis-server promtool=prometheus curl=curl
+
+run: build-tools
+	cargo build --locked --bin portcullis --example demo_upstream
+	@sh examples/demo.sh
+
+test: test-tools
+	cargo test --locked --all-targets
+	cargo test --locked --doc
