@@ -15,7 +15,7 @@ use crate::session::confirmation::{self, Confirmations};
 use crate::session::deferred::{self, DeferredLogouts};
 use crate::session::embedded::{EmbeddedStore, OpenError};
 use crate::session::metered::MeteredStore;
-use crate::session::redis::{RedisSettings, RedisStore, SettingsError};
+use crate::session::redis::{RedisStore, SettingsError};
 use crate::session::refresh_token::RefreshTokens;
 use crate::session::revocation::{self, Revocations};
 use crate::session::store::SessionStore;
@@ -92,8 +92,7 @@ impl Sessions {
                 let store = EmbeddedStore::open(&path, config.rotation, Arc::clone(clock))?;
                 Arc::new(MeteredStore::new(store, metrics.clone()))
             }
-            StoreConfig::Redis { url, timeout, ca } => {
-                let settings = RedisSettings { url, timeout, ca: ca.map(|bundle| bundle.pem) };
+            StoreConfig::Redis(settings) => {
                 let store = RedisStore::connect_lazily(&settings, config.rotation)?;
                 Arc::new(MeteredStore::new(store, metrics.clone()))
             }
