@@ -451,4 +451,17 @@ mod tests {
             "{error}"
         );
     }
+
+    #[test]
+    fn no_beginning_of_the_reference_makes_it_panic() {
+        let (text, _) = reference();
+        let beginnings = text.char_indices().step_by(37).filter_map(|(at, _)| text.get(..at));
+        for beginning in beginnings {
+            let report = Report::new(Path::new(REFERENCE));
+            if let Some(root) = yaml::parse(beginning, &report) {
+                let config = compile(Path::new(REFERENCE), &root, &|_| None, &report);
+                assert!(config.is_some() || report.conclude().is_err(), "{beginning}");
+            }
+        }
+    }
 }

@@ -15,6 +15,7 @@ use crate::policy::pattern::{HostPattern, PathPattern, PathPrefix};
 use crate::policy::requirement::Mode;
 use crate::policy::route::{RouteMatch, RouteTable};
 use http::{HeaderName, Method};
+use std::collections::HashSet;
 
 /// Where our public keys are served.
 const KEYS: &str = "/.well-known/jwks.json";
@@ -39,6 +40,7 @@ pub(super) fn routes(
     headers: &mut Vec<HeaderName>,
 ) -> Vec<Route> {
     let mut placed: Vec<(Value<'_>, RouteMatch)> = Vec::new();
+    let mut names = HashSet::new();
     let mut routes = Vec::new();
     for item in value.items("write one `- name: …` per route") {
         let known = &[
@@ -57,7 +59,7 @@ pub(super) fn routes(
         let (matched, route) = route(&fields, around, headers);
         if let Some((place, matched)) = matched {
             if let Some(name) = fields.get("name")
-                && placed.iter().any(|(_, other)| other.name == matched.name)
+                && !names.insert(matched.name.clone())
             {
                 name.error(format!("two routes are called {}", name.shown()), "give each its own name");
             }

@@ -10,6 +10,8 @@ use std::collections::HashMap;
 /// Files beyond this are refused before they are parsed.
 pub(super) const MAX_BYTES: u64 = 4 * 1024 * 1024;
 const MAX_DEPTH: usize = 32;
+/// Enough for ten thousand routes or users; beyond it a file takes longer to read than anyone waits.
+const MAX_NODES: usize = 250_000;
 
 #[derive(Debug)]
 pub(super) struct Node {
@@ -69,13 +71,14 @@ pub(super) fn item(path: &str, index: usize) -> String {
 /// The tree of a file; `None` if it is no YAML at all, which was then reported.
 pub(super) fn parse(text: &str, report: &Report) -> Option<Node> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut builder = Builder { parser: Parser::new_from_str(text), report };
+    let mut builder = Builder { parser: Parser::new_from_str(text), report, nodes: 0 };
     builder.document()
 }
 
 struct Builder<'a> {
     parser: Parser<'a, StrInput<'a>>,
     report: &'a Report,
+    nodes: usize,
 }
 
 fn mark(marker: Marker) -> Mark {
@@ -114,6 +117,12 @@ impl<'a> Builder<'a> {
 
     fn node(&mut self, event: Event<'a>, span: Span, path: &str, depth: usize) -> Option<Node> {
         let at = mark(span.start);
+        self.nodes += 1;
+        if self.nodes > MAX_NODES {
+            let what = format!("more than {MAX_NODES} values");
+            self.report.error(at, path, what, "no gateway needs that many: split the configuration");
+            return None;
+        }
         if depth > MAX_DEPTH {
             let what = format!("nested more than {MAX_DEPTH} deep");
             self.report.error(at, path, what, "no key of a configuration lies that deep: check the brackets");
@@ -250,6 +259,8 @@ mod tests {
         assert!(errors(&"[".repeat(40))[0].contains("nested more than 32 deep"));
         assert!(errors(&"{a: ".repeat(40))[0].contains("nested more than 32 deep"));
         assert_eq!(errors(&"[".repeat(1_000_000)).len(), 1);
+        assert_eq!(errors(&"- ".repeat(1_000_000)).len(), 1);
+        assert!(errors(&"- a\n".repeat(MAX_NODES))[0].contains("more than 250000 values"));
         assert!(errors("a: 1\n---\nb: 1\n")[0].contains("second YAML document"));
     }
 
