@@ -4,7 +4,7 @@ use super::{
     Rig, access_token, feed, listed, login, new_session, open, read_on, revocation_end, rotate, user,
 };
 use crate::clock::Clock as _;
-use crate::session::family::{OnReuse, Outcome, RotationPolicy};
+use crate::session::family::{LostResponse, OnReuse, Outcome, RECOVERIES, RECOVERY_PERIOD, RotationPolicy};
 use crate::session::store::{Cursor, Delivery, EndReason, NewSession, Revocation, SessionRecord, StoreError};
 use std::time::Duration;
 
@@ -229,6 +229,69 @@ pub(in crate::session) async fn a_used_generation_closes_recovery<R: Rig>() {
     assert_eq!(rotate(&rig, &unused, 0).await.0, Outcome::Recovered);
     assert_eq!(rotate(&rig, &used, 0).await.0, Outcome::Reused);
     assert_eq!(rotate(&rig, &stranger, 0).await.0, Outcome::Unknown);
+}
+
+pub(in crate::session) async fn recoveries_are_three_a_day<R: Rig>() {
+    let rig = R::start(RotationPolicy { idle: policy().absolute, ..policy() }).await;
+    let start = rig.clock().now();
+    let (new, patient) = (login(&rig, user()).await, login(&rig, user()).await);
+    rotate(&rig, &new, 0).await;
+    rotate(&rig, &patient, 0).await;
+    for day in 0..3 {
+        rig.clock().set(start.plus(RECOVERY_PERIOD * day));
+        for recovery in 0..RECOVERIES {
+            // The first period begins with the login, each later one with its first recovery.
+            if day == 0 {
+                rig.clock().advance(Duration::from_secs(3600));
+            }
+            assert_eq!(rotate(&rig, &patient, 0).await.0, Outcome::Recovered, "{day}, {recovery}");
+            if day == 0 {
+                assert_eq!(rotate(&rig, &new, 0).await.0, Outcome::Recovered);
+            } else {
+                rig.clock().advance(Duration::from_secs(3600));
+            }
+        }
+    }
+    rig.clock().set(start.plus(RECOVERY_PERIOD).minus(Duration::from_millis(1)));
+    assert_eq!(rotate(&rig, &new, 0).await.0, Outcome::Reused);
+}
+
+pub(in crate::session) async fn recovery_within_a_duration_counts_from_the_rotation<R: Rig>() {
+    let lost_response = LostResponse::Within(Duration::from_secs(90));
+    let rig = R::start(RotationPolicy { lost_response, ..policy() }).await;
+    let new = login(&rig, user()).await;
+    rotate(&rig, &new, 0).await;
+    rig.clock().advance(Duration::from_secs(45));
+    assert_eq!(rotate(&rig, &new, 0).await.0, Outcome::Recovered);
+    rig.clock().advance(Duration::from_secs(45));
+    assert_eq!(rotate(&rig, &new, 0).await.0, Outcome::Recovered);
+    rig.clock().advance(Duration::from_secs(31));
+    assert_eq!(rotate(&rig, &new, 0).await.0, Outcome::Reused);
+}
+
+pub(in crate::session) async fn a_new_generation_is_unused_again<R: Rig>() {
+    let rig = R::start(policy()).await;
+    let new = login(&rig, user()).await;
+    for generation in 0..3 {
+        rig.store().confirm(&[access_token(&new, generation)]).await.unwrap();
+        assert_eq!(rotate(&rig, &new, generation).await.0, Outcome::Rotated);
+        rig.clock().advance(Duration::from_secs(61));
+        assert_eq!(rotate(&rig, &new, generation).await.0, Outcome::Recovered);
+        rig.clock().advance(Duration::from_secs(61));
+    }
+}
+
+pub(in crate::session) async fn a_clock_put_right_ends_grace_in_time<R: Rig>() {
+    let lost_response = LostResponse::Within(Duration::from_secs(90));
+    let rig = R::start(RotationPolicy { lost_response, ..policy() }).await;
+    let new = login(&rig, user()).await;
+    rotate(&rig, &new, 0).await;
+    rig.clock().set(rig.clock().now().minus(Duration::from_secs(3600)));
+    assert_eq!(rotate(&rig, &new, 0).await.0, Outcome::Retry);
+    rig.clock().advance(Duration::from_secs(31));
+    assert_eq!(rotate(&rig, &new, 0).await.0, Outcome::Recovered);
+    rig.clock().advance(Duration::from_secs(60));
+    assert_eq!(rotate(&rig, &new, 0).await.0, Outcome::Reused);
 }
 
 pub(in crate::session) async fn a_store_behind_the_token_catches_up<R: Rig>() {

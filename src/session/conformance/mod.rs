@@ -59,6 +59,10 @@ macro_rules! every_store_must {
             the_longest_idle_session_makes_room
             the_list_shows_living_sessions_latest_seen_first
             a_used_generation_closes_recovery
+            recoveries_are_three_a_day
+            recovery_within_a_duration_counts_from_the_rotation
+            a_new_generation_is_unused_again
+            a_clock_put_right_ends_grace_in_time
             a_store_behind_the_token_catches_up
             an_idle_session_expires
             the_feed_goes_on_where_it_was_left

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 const WALKS: u64 = 40;
-const STEPS: usize = 120;
+const STEPS: usize = 200;
 
 /// `SplitMix64`: small, and a seed gives the same walk everywhere.
 struct Dice(u64);
@@ -110,7 +110,7 @@ fn policy(dice: &mut Dice) -> RotationPolicy {
         LostResponse::Within(Duration::ZERO),
     ];
     let policy = RotationPolicy {
-        idle: Duration::from_secs(*dice.pick(&[300, 3600, 7 * 24 * 3600])),
+        idle: Duration::from_secs(*dice.pick(&[300, 7 * 24 * 3600, 30 * 24 * 3600])),
         grace: Duration::from_secs(*dice.pick(&[0, 30])),
         coalesce: Duration::from_secs(*dice.pick(&[30, 60])),
         lost_response: *dice.pick(&lost_responses),
@@ -131,6 +131,7 @@ pub(in crate::session) async fn random_walks_agree_with_the_rules<R: Rig>() {
             dice,
             users: [super::user(), super::user()],
             opened: Vec::new(),
+            hostile: seed % 2 == 0,
             latest: rig.clock().now(),
             model: Model { policy, sessions: HashMap::new(), users: HashMap::new(), revoked: Vec::new() },
         }
@@ -144,6 +145,8 @@ struct Walk<'a, R> {
     dice: Dice,
     users: [UserKey; 2],
     opened: Vec<NewSession>,
+    /// Whether sessions are ended and old tokens replayed; otherwise sessions live long.
+    hostile: bool,
     /// The latest time there was: the clock goes back from it, but not so far that a store that removed
     /// what had expired by then could be told from one that did not.
     latest: Timestamp,
@@ -168,19 +171,23 @@ impl<R: Rig> Walk<'_, R> {
 
     async fn step(&mut self, at: &str) {
         let clock = self.rig.clock();
-        match self.dice.roll(20) {
-            0 | 1 => self.open(at).await,
-            2 => self.end(at).await,
+        match self.dice.roll(40) {
+            0 => self.open(at).await,
+            1 if self.opened.is_empty() || self.hostile => self.open(at).await,
+            2 if self.hostile => self.end(at).await,
             3 if self.dice.roll(4) == 0 => self.end_all(at).await,
-            4 | 5 => self.confirm().await,
-            6 => self.list(at).await,
-            7 => {
+            4..=7 => self.confirm().await,
+            8 => self.list(at).await,
+            9 | 10 => {
                 let back = Duration::from_secs(self.dice.roll(90));
                 let floor = self.latest.minus(LINGER / 2);
                 clock.set(clock.now().minus(back).max(floor));
             }
-            8..=11 => {
-                let waits = [1, 999, 1_000, 29_999, 30_000, 30_001, 60_000, 90_001, 300_000, 40_000_000];
+            11..=18 => {
+                let waits = [
+                    1, 999, 1_000, 29_999, 30_000, 30_001, 59_000, 60_000, 90_000, 300_000, 40_000_000,
+                    86_400_000,
+                ];
                 clock.advance(Duration::from_millis(*self.dice.pick(&waits)));
                 self.latest = self.latest.max(clock.now());
             }
@@ -188,9 +195,15 @@ impl<R: Rig> Walk<'_, R> {
         }
     }
 
+    /// One of those opened, mostly of the last few.
+    fn some_session(&mut self) -> NewSession {
+        let last = self.opened.len().saturating_sub(if self.dice.roll(5) == 0 { 50 } else { 2 });
+        self.dice.pick(&self.opened[last..]).clone()
+    }
+
     async fn open(&mut self, at: &str) {
         let mut new = new_session(self.rig, *self.dice.pick(&self.users));
-        let lifetime = Duration::from_secs(*self.dice.pick(&[200, 3_600, 30 * 24 * 3600]));
+        let lifetime = Duration::from_secs(*self.dice.pick(&[200, 30 * 24 * 3600, 300 * 24 * 3600]));
         new.absolute_expiry = self.rig.clock().now().plus(lifetime);
         let now = self.rig.clock().now();
         let opened = super::open(self.rig, &new).await;
@@ -208,13 +221,13 @@ impl<R: Rig> Walk<'_, R> {
         if self.opened.is_empty() {
             return;
         }
-        let new = self.dice.pick(&self.opened).clone();
+        let new = self.some_session();
         let current = self.model.sessions[&new.id].1.generation;
         // Mostly the tokens honest clients hold, sometimes a replay, sometimes one of a write that was lost.
-        let generation = match self.dice.roll(12) {
-            0 => u32::try_from(self.dice.roll(u64::from(current) + 1)).unwrap(),
-            1 if self.dice.roll(3) == 0 => current + 1 + u32::try_from(self.dice.roll(5)).unwrap(),
-            2..=4 => current.saturating_sub(1),
+        let generation = match self.dice.roll(40) {
+            0 if self.hostile => u32::try_from(self.dice.roll(u64::from(current) + 1)).unwrap(),
+            1 => current + 1 + u32::try_from(self.dice.roll(5)).unwrap(),
+            2..=24 => current.saturating_sub(1),
             _ => current,
         };
         let now = self.rig.clock().now();
@@ -237,7 +250,7 @@ impl<R: Rig> Walk<'_, R> {
         if self.opened.is_empty() {
             return;
         }
-        let new = self.dice.pick(&self.opened).clone();
+        let new = self.some_session();
         let (_, family) = self.model.sessions.get_mut(&new.id).unwrap();
         let behind = u32::from(self.dice.roll(4) == 0);
         let seen = access_token(&new, family.generation.saturating_sub(behind));

@@ -1,5 +1,6 @@
 //! The embedded store: one file, one gateway, durable across `kill -9`.
 
+mod handle;
 mod tables;
 mod writer;
 
@@ -12,8 +13,9 @@ use super::store::{
 };
 use crate::clock::{Clock, Timestamp};
 use async_trait::async_trait;
+use handle::Handle;
 use redb::{
-    Builder, Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable as _,
+    Builder, Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable as _, StorageBackend,
     backends::FileBackend,
 };
 use std::fs;
@@ -69,7 +71,7 @@ pub enum OpenError {
 
 /// Sessions in one file.
 pub struct EmbeddedStore {
-    database: Arc<Database>,
+    handle: Arc<Handle>,
     clock: Arc<dyn Clock>,
     /// `None` only while being dropped.
     writer: Option<Writer>,
@@ -84,13 +86,23 @@ impl EmbeddedStore {
     /// # Errors
     /// [`OpenError`], which names the file and what is wrong.
     pub fn open(path: &Path, policy: RotationPolicy, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
-        let database = Arc::new(open_database(path)?);
-        let (writer, thread) = writer(Arc::clone(&database), policy, Arc::clone(&clock));
+        let file = path.to_owned();
+        Self::open_by(path, policy, clock, move || open_database(&file))
+    }
+
+    fn open_by(
+        path: &Path,
+        policy: RotationPolicy,
+        clock: Arc<dyn Clock>,
+        open: impl Fn() -> Result<Database, OpenError> + Send + Sync + 'static,
+    ) -> Result<Self, OpenError> {
+        let handle = Arc::new(Handle::new(open)?);
+        let (writer, thread) = writer(Arc::clone(&handle), policy, Arc::clone(&clock));
         let thread = std::thread::Builder::new()
             .name("sessions".to_owned())
             .spawn(move || thread.run())
             .map_err(|source| OpenError::Io { path: path.to_owned(), source })?;
-        Ok(Self { database, clock, writer: Some(writer), thread: Some(thread) })
+        Ok(Self { handle, clock, writer: Some(writer), thread: Some(thread) })
     }
 
     async fn write<T: Send + 'static>(
@@ -105,7 +117,7 @@ impl EmbeddedStore {
         &self,
         operation: impl FnOnce(&ReadTransaction, Timestamp) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let (database, clock) = (Arc::clone(&self.database), Arc::clone(&self.clock));
+        let (database, clock) = (self.handle.get()?, Arc::clone(&self.clock));
         let read = tokio::task::spawn_blocking(move || {
             let txn = database.begin_read().map_err(unavailable)?;
             operation(&txn, clock.now())
@@ -178,6 +190,13 @@ impl SessionStore for EmbeddedStore {
 }
 
 fn open_database(path: &Path) -> Result<Database, OpenError> {
+    open_backend(path, |backend| backend)
+}
+
+fn open_backend<B: StorageBackend>(
+    path: &Path,
+    wrap: impl FnOnce(FileBackend) -> B,
+) -> Result<Database, OpenError> {
     let io = |source| OpenError::Io { path: path.to_owned(), source };
     let database = |error| match error {
         DatabaseError::DatabaseAlreadyOpen => OpenError::InUse { path: path.to_owned() },
@@ -189,7 +208,7 @@ fn open_database(path: &Path) -> Result<Database, OpenError> {
         .set_cache_size(PAGE_CACHE)
         // Without the check an altered file could end the process at some later read.
         .set_check_integrity_on_open(true)
-        .create_with_backend(backend)
+        .create_with_backend(wrap(backend))
         .map_err(database)?;
     prepare(path, &opened)?;
     Ok(opened)

@@ -6,12 +6,16 @@ use crate::session::conformance::{self, Rig, every_store_must};
 use crate::session::family::{LINGER, Outcome, RotationPolicy};
 use crate::session::id::{SessionId, UserKey};
 use crate::session::refresh_token::Presented;
-use crate::session::store::{Cursor, Delivery, EndReason, NewSession, SessionStore};
+use crate::session::store::{Cursor, Delivery, EndReason, NewSession, SessionStore, StoreError};
 use async_trait::async_trait;
-use redb::{Database, ReadableDatabase as _, ReadableTableMetadata as _};
+use redb::backends::FileBackend;
+use redb::{BackendError, Database, ReadableDatabase as _, ReadableTableMetadata as _, StorageBackend};
+use std::io;
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 /// A folder of its own for each test, removed with it.
 struct Folder(PathBuf);
@@ -58,7 +62,7 @@ impl Rig for Embedded {
     }
 
     async fn damage(&self, user: UserKey, session: SessionId) {
-        let txn = self.inner.database.begin_write().unwrap();
+        let txn = self.inner.handle.get().unwrap().begin_write().unwrap();
         {
             let mut sessions = txn.open_table(tables::SESSIONS).unwrap();
             sessions.insert(tables::session_key(user, session), &b"{\"family\":7}"[..]).unwrap();
@@ -201,13 +205,93 @@ async fn what_has_expired_is_swept_and_cursors_stay_good() {
         let new = new_session(&clock);
         store.open(new.clone()).await.unwrap();
     }
-    let txn = store.database.begin_read().unwrap();
+    let txn = store.handle.get().unwrap().begin_read().unwrap();
     assert!(txn.open_table(tables::SESSIONS).unwrap().len().unwrap() <= 60);
     assert_eq!(txn.open_table(tables::USERS).unwrap().len().unwrap(), 0);
     assert_eq!(txn.open_table(tables::REVOCATIONS).unwrap().len().unwrap(), 0);
     drop(txn);
     store.end_all(UserKey::from_bytes([1; 12])).await.unwrap();
     assert_eq!(store.revocations(&cursor).await.unwrap().0.len(), 1);
+}
+
+/// A disk that is full when told so.
+#[derive(Debug)]
+struct Disk {
+    file: FileBackend,
+    full: Arc<AtomicBool>,
+}
+
+impl Disk {
+    fn check(&self) -> io::Result<()> {
+        if self.full.load(Ordering::SeqCst) { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+    }
+}
+
+impl StorageBackend for Disk {
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.file.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.check()?;
+        self.file.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.check()?;
+        self.file.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.check()?;
+        self.file.write(offset, data)
+    }
+
+    fn close(&self) -> io::Result<()> {
+        self.file.close()
+    }
+
+    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.file.try_lock_range(start, end)
+    }
+
+    fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.file.unlock_range(start, end)
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_is_an_outage_that_ends_when_there_is_room_again() {
+    let (folder, clock) = (Folder::new(), conformance::clock());
+    let full = Arc::new(AtomicBool::new(false));
+    let (path, disk) = (folder.file(), Arc::clone(&full));
+    let store = EmbeddedStore::open_by(&folder.file(), RotationPolicy::default(), clock.clone(), move || {
+        let full = Arc::clone(&disk);
+        super::open_backend(&path, move |file| Disk { file, full })
+    })
+    .unwrap();
+    let new = new_session(&clock);
+    store.open(new.clone()).await.unwrap();
+
+    full.store(true, Ordering::SeqCst);
+    for _ in 0..3 {
+        let refused = store.rotate(&token(&new, 0)).await;
+        assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
+    }
+    full.store(false, Ordering::SeqCst);
+    let patience = Instant::now() + Duration::from_secs(20);
+    let outcome = loop {
+        match store.rotate(&token(&new, 0)).await {
+            Ok(rotation) => break rotation.outcome,
+            Err(error) => assert!(Instant::now() < patience, "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert!(matches!(outcome, Outcome::Rotated | Outcome::Retry), "{outcome:?}");
 }
 
 /// Set for the process that is to be killed; names the file it writes.

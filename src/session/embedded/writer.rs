@@ -1,10 +1,10 @@
 //! The one thread that writes: takes whatever operations wait, commits them together, then answers all.
 
+use super::handle::Handle;
 use super::tables::{Sweep, Tables, unavailable};
 use crate::clock::{Clock, Timestamp};
 use crate::session::family::RotationPolicy;
 use crate::session::store::StoreError;
-use redb::Database;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
@@ -24,18 +24,18 @@ pub(super) struct Writer(mpsc::Sender<Job>);
 /// What the writing thread owns.
 pub(super) struct WriterThread {
     jobs: mpsc::Receiver<Job>,
-    database: Arc<Database>,
+    handle: Arc<Handle>,
     policy: RotationPolicy,
     clock: Arc<dyn Clock>,
 }
 
 pub(super) fn writer(
-    database: Arc<Database>,
+    handle: Arc<Handle>,
     policy: RotationPolicy,
     clock: Arc<dyn Clock>,
 ) -> (Writer, WriterThread) {
     let (sender, jobs) = mpsc::channel(WAITING);
-    (Writer(sender), WriterThread { jobs, database, policy, clock })
+    (Writer(sender), WriterThread { jobs, handle, policy, clock })
 }
 
 impl Writer {
@@ -75,6 +75,9 @@ impl WriterThread {
             }
             let mut answers = Vec::with_capacity(batch.len());
             let committed = self.commit(&mut batch, &mut answers, &mut sweep);
+            if committed.is_err() {
+                self.handle.close();
+            }
             for answer in answers {
                 answer(committed.as_ref().err());
             }
@@ -89,7 +92,8 @@ impl WriterThread {
     ) -> Result<(), StoreError> {
         // On an early return the jobs not yet run are dropped with `batch`, which tells their callers.
         let batch = std::mem::take(batch);
-        let txn = self.database.begin_write().map_err(unavailable)?;
+        let database = self.handle.get_or_reopen()?;
+        let txn = database.begin_write().map_err(unavailable)?;
         let mut tables = Tables::open(&txn, self.policy)?;
         for job in batch {
             answers.push(job(&mut tables, self.clock.now()));

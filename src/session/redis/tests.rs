@@ -6,8 +6,9 @@ use crate::clock::{Clock, ManualClock, SystemClock, random_bytes};
 use crate::secret::Secret;
 use crate::session::conformance::{self, Rig, every_store_must};
 use crate::session::family::{Outcome, RotationPolicy};
-use crate::session::id::{SessionId, UserKey};
+use crate::session::id::{SessionId, SessionRef, UserKey};
 use crate::session::refresh_token::Presented;
+use crate::session::revocation::{self, Revocations};
 use crate::session::store::{Cursor, Delivery, EndReason, NewSession, Revocation, SessionStore, StoreError};
 use async_trait::async_trait;
 use redis::Commands as _;
@@ -101,6 +102,28 @@ async fn every_gateway_sees_what_one_does() {
 }
 
 #[tokio::test]
+async fn a_logout_here_is_felt_there() {
+    let server = Server::start();
+    let (here, there) = (store(&server), Arc::new(store(&server)));
+    let lifetime = RotationPolicy::default().revocation_lifetime();
+    let known = Arc::new(Revocations::new(lifetime, SystemClock.now()));
+    let task = tokio::spawn(revocation::follow(there, Arc::clone(&known), Arc::new(SystemClock)));
+    let sessions = [new_session(), new_session(), new_session()];
+    for new in &sessions {
+        here.open(new.clone()).await.unwrap();
+    }
+    here.end(sessions[0].user, sessions[0].id, EndReason::Logout).await.unwrap();
+    here.end_all(sessions[1].user).await.unwrap();
+    let start = Instant::now();
+    while sessions[..2].iter().any(|new| !known.is_revoked(&access_token(new))) {
+        assert!(start.elapsed() < Duration::from_secs(10));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(!known.is_revoked(&access_token(&sessions[2])));
+    task.abort();
+}
+
+#[tokio::test]
 async fn every_key_expires_and_nothing_stored_makes_a_token() {
     let server = Server::start();
     let store = store(&server);
@@ -113,7 +136,7 @@ async fn every_key_expires_and_nothing_stored_makes_a_token() {
     let other = new_session();
     store.open(other.clone()).await.unwrap();
     store.end_all(other.user).await.unwrap();
-    store.confirm(&[conformance_ref(&new), conformance_ref(&other)]).await.unwrap();
+    store.confirm(&[access_token(&new), access_token(&other)]).await.unwrap();
 
     let mut connection = server.connection();
     let all: Vec<String> = connection.keys("*").unwrap();
@@ -127,8 +150,8 @@ async fn every_key_expires_and_nothing_stored_makes_a_token() {
     assert_eq!(details, None, "an ended session keeps no claims");
 }
 
-fn conformance_ref(new: &NewSession) -> crate::session::id::SessionRef {
-    crate::session::id::SessionRef { session: new.id, user: new.user, generation: 0, epoch: 0 }
+fn access_token(new: &NewSession) -> SessionRef {
+    SessionRef { session: new.id, user: new.user, generation: 0, epoch: 0 }
 }
 
 #[tokio::test]
@@ -154,6 +177,7 @@ async fn a_session_keeps_its_size_however_often_it_is_refreshed() {
         store.rotate(&token(&new, generation)).await.unwrap();
     }
     assert_eq!(size(), early);
+
     assert!(early <= 650, "{early} bytes");
 }
 
