@@ -256,6 +256,21 @@ pub(in crate::session) async fn recoveries_are_three_a_day<R: Rig>() {
     assert_eq!(rotate(&rig, &new, 0).await.0, Outcome::Reused);
 }
 
+pub(in crate::session) async fn a_recovery_period_begun_in_the_future_counts_for_nothing<R: Rig>() {
+    let rig = R::start(policy()).await;
+    let new = login(&rig, user()).await;
+    rotate(&rig, &new, 0).await;
+    rig.clock().advance(RECOVERY_PERIOD + Duration::from_secs(3600));
+    for _ in 0..RECOVERIES {
+        assert_eq!(rotate(&rig, &new, 0).await.0, Outcome::Recovered);
+        rig.clock().advance(Duration::from_secs(31));
+    }
+    rig.clock().set(rig.clock().now().minus(Duration::from_secs(1800)));
+    assert_eq!(rotate(&rig, &new, 0).await.0, Outcome::Retry);
+    rig.clock().advance(Duration::from_secs(31));
+    assert_eq!(rotate(&rig, &new, 0).await.0, Outcome::Recovered);
+}
+
 pub(in crate::session) async fn recovery_within_a_duration_counts_from_the_rotation<R: Rig>() {
     let lost_response = LostResponse::Within(Duration::from_secs(90));
     let rig = R::start(RotationPolicy { lost_response, ..policy() }).await;

@@ -60,6 +60,7 @@ macro_rules! every_store_must {
             the_list_shows_living_sessions_latest_seen_first
             a_used_generation_closes_recovery
             recoveries_are_three_a_day
+            a_recovery_period_begun_in_the_future_counts_for_nothing
             recovery_within_a_duration_counts_from_the_rotation
             a_new_generation_is_unused_again
             a_clock_put_right_ends_grace_in_time
