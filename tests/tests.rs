@@ -5,12 +5,24 @@
 // A test panics to fail, and owns its own time.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 #![allow(clippy::disallowed_methods, clippy::needless_pass_by_value, clippy::too_many_lines)]
+#![allow(clippy::similar_names)]
 // Small strings put together for a message are no cost here.
 #![allow(clippy::format_push_string, clippy::format_collect)]
-#![allow(dead_code, unused_imports)]
 
 mod support;
 
 mod check;
+mod commands;
+mod cookies_and_csrf;
 mod harness;
+mod identity_headers;
+mod key_sets;
+mod operation;
+mod paths;
+mod policy;
+mod proxy;
+mod sessions;
+mod stores;
 mod tidy;
+mod verification;
+mod wire;

@@ -228,18 +228,15 @@ pub(crate) struct SharedKeys {
     _folder: Folder,
     secret: String,
     signing_keys: String,
-    /// The signing key.
-    pub(crate) key: Key,
 }
 
 impl SharedKeys {
     pub(crate) fn new() -> Self {
         let folder = Folder::new();
-        let key = Key::p256("shared");
         let secret = folder.write("secret", SECRET);
-        folder.write("keys/one.pem", key.private_pem());
+        folder.write("keys/one.pem", Key::p256("shared").private_pem());
         let signing_keys = folder.path().join("keys").display().to_string();
-        Self { _folder: folder, secret, signing_keys, key }
+        Self { _folder: folder, secret, signing_keys }
     }
 }
 

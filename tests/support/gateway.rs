@@ -17,7 +17,48 @@ const BINARY: &str = env!("CARGO_BIN_EXE_portcullis");
 const START: Duration = Duration::from_secs(20);
 const CONFIG: &str = "portcullis.yaml";
 
-type Lines = Arc<Mutex<Vec<String>>>;
+/// The lines a child wrote on a pipe so far, and the thread that reads on.
+struct Lines {
+    lines: Arc<Mutex<Vec<String>>>,
+    reader: thread::JoinHandle<()>,
+}
+
+impl Lines {
+    fn of(pipe: impl Read + Send + 'static) -> Self {
+        let lines = Arc::<Mutex<Vec<String>>>::default();
+        let filling = Arc::clone(&lines);
+        let reader = thread::spawn(move || {
+            for line in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {
+                filling.lock().unwrap().push(String::from_utf8_lossy(&line).into_owned());
+            }
+        });
+        Self { lines, reader }
+    }
+
+    fn text(&self) -> String {
+        text(&self.lines)
+    }
+}
+
+fn text(lines: &Mutex<Vec<String>>) -> String {
+    lines.lock().unwrap().iter().map(|line| format!("{line}\n")).collect()
+}
+
+/// Both outputs of a child.
+struct Output {
+    stdout: Lines,
+    stderr: Lines,
+}
+
+impl Output {
+    /// All of it, from a child that has ended.
+    fn finished(self) -> (String, String) {
+        for reader in [self.stdout.reader, self.stderr.reader] {
+            let _ = reader.join();
+        }
+        (text(&self.stdout.lines), text(&self.stderr.lines))
+    }
+}
 
 /// How a gateway ended that was not expected to run.
 #[derive(Debug)]
@@ -33,8 +74,7 @@ pub(crate) struct Gateway {
     folder: Folder,
     ports: Vec<u16>,
     child: Child,
-    stdout: Lines,
-    stderr: Lines,
+    output: Output,
 }
 
 impl Gateway {
@@ -58,7 +98,7 @@ impl Gateway {
             if gateway.answers(probe) {
                 return gateway;
             }
-            last = gateway.output();
+            last = gateway.everything();
             // Somebody else on this machine took a port between our probe and its bind.
             if !last.contains("in use") {
                 break;
@@ -72,8 +112,8 @@ impl Gateway {
         config.write_files(&folder);
         let ports: Vec<u16> = (0..config.ports()).map(|_| free_port()).collect();
         folder.write(CONFIG, config.render(&ports));
-        let (child, stdout, stderr) = spawn(folder.path(), config);
-        Self { config: config.clone(), folder, ports, child, stdout, stderr }
+        let (child, output) = spawn(folder.path(), config);
+        Self { config: config.clone(), folder, ports, child, output }
     }
 
     fn answers(&mut self, probe: &str) -> bool {
@@ -99,13 +139,14 @@ impl Gateway {
         let folder = Folder::new();
         config.write_files(&folder);
         folder.write(CONFIG, config.render(ports));
-        let (mut child, stdout, stderr) = spawn(folder.path(), config);
+        let (mut child, output) = spawn(folder.path(), config);
         let status = wait_for(START, || child.try_wait().expect("a child to wait for"));
         if status.is_none() {
             let _ = child.kill();
             let _ = child.wait();
         }
-        let exit = Exit { code: status.and_then(|s| s.code()), stdout: text(&stdout), stderr: text(&stderr) };
+        let (stdout, stderr) = output.finished();
+        let exit = Exit { code: status.and_then(|s| s.code()), stdout, stderr };
         assert!(status.is_some(), "the gateway runs although it should not: {exit:?}");
         exit
     }
@@ -120,23 +161,14 @@ impl Gateway {
         format!("127.0.0.1:{}", self.ports[self.ports.len() - 1])
     }
 
-    pub(crate) fn ports(&self) -> &[u16] {
-        &self.ports
-    }
-
-    /// The folder of the configuration.
-    pub(crate) fn folder(&self) -> &Folder {
-        &self.folder
-    }
-
     /// What it wrote on standard output: access log and audit lines.
     pub(crate) fn stdout(&self) -> String {
-        text(&self.stdout)
+        self.output.stdout.text()
     }
 
     /// What it wrote on standard error: diagnostics.
     pub(crate) fn stderr(&self) -> String {
-        text(&self.stderr)
+        self.output.stderr.text()
     }
 
     /// The first line of the log on standard output, as JSON, that `wanted` accepts.
@@ -173,6 +205,11 @@ impl Gateway {
         eventually(Duration::from_secs(5), || (self.metric(name, labels) - value).abs() < 0.5)
     }
 
+    /// The process id.
+    pub(crate) fn process(&self) -> u32 {
+        self.child.id()
+    }
+
     /// `kill -9`.
     pub(crate) fn kill9(&mut self) {
         let _ = self.child.kill();
@@ -195,12 +232,11 @@ impl Gateway {
     #[track_caller]
     pub(crate) fn restart(&mut self) {
         self.kill9();
-        let (child, stdout, stderr) = spawn(self.folder.path(), &self.config);
-        (self.child, self.stdout, self.stderr) = (child, stdout, stderr);
-        assert!(self.answers("/readyz"), "the gateway did not start again\n{}", self.output());
+        (self.child, self.output) = spawn(self.folder.path(), &self.config);
+        assert!(self.answers("/readyz"), "the gateway did not start again\n{}", self.everything());
     }
 
-    fn output(&self) -> String {
+    fn everything(&self) -> String {
         let config = self.folder.read(CONFIG);
         format!("--- configuration\n{config}--- stdout\n{}--- stderr\n{}", self.stdout(), self.stderr())
     }
@@ -210,16 +246,12 @@ impl Drop for Gateway {
     fn drop(&mut self) {
         self.kill9();
         if thread::panicking() {
-            eprintln!("{}", self.output());
+            eprintln!("{}", self.everything());
         }
     }
 }
 
-fn text(lines: &Lines) -> String {
-    lines.lock().unwrap().iter().map(|line| format!("{line}\n")).collect()
-}
-
-fn spawn(folder: &Path, config: &Config) -> (Child, Lines, Lines) {
+fn spawn(folder: &Path, config: &Config) -> (Child, Output) {
     let mut child = Command::new(BINARY)
         .args(["run", "--config", CONFIG])
         .current_dir(folder)
@@ -229,20 +261,9 @@ fn spawn(folder: &Path, config: &Config) -> (Child, Lines, Lines) {
         .stderr(Stdio::piped())
         .spawn()
         .expect("the built gateway");
-    let stdout = collect(child.stdout.take().expect("a pipe"));
-    let stderr = collect(child.stderr.take().expect("a pipe"));
-    (child, stdout, stderr)
-}
-
-fn collect(pipe: impl Read + Send + 'static) -> Lines {
-    let lines = Lines::default();
-    let filling = Arc::clone(&lines);
-    thread::spawn(move || {
-        for line in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {
-            filling.lock().unwrap().push(String::from_utf8_lossy(&line).into_owned());
-        }
-    });
-    lines
+    let stdout = Lines::of(child.stdout.take().expect("a pipe"));
+    let stderr = Lines::of(child.stderr.take().expect("a pipe"));
+    (child, Output { stdout, stderr })
 }
 
 /// Runs a command of the binary to its end, with this text on standard input.

@@ -20,8 +20,6 @@ pub(crate) struct Received {
     pub(crate) body: Vec<u8>,
     /// Trailer lines of a chunked body.
     pub(crate) trailers: Vec<String>,
-    /// Which connection carried it, counted from 0.
-    pub(crate) connection: usize,
 }
 
 impl Received {
@@ -60,10 +58,6 @@ impl Received {
             .filter(|line| line.split_once(':').is_some_and(|(key, _)| fold(key) == wanted))
             .map(String::as_str)
             .collect()
-    }
-
-    pub(crate) fn text(&self) -> String {
-        String::from_utf8_lossy(&self.body).into_owned()
     }
 }
 
@@ -217,7 +211,7 @@ fn accept_loop(listener: &TcpListener, tls: Option<&Arc<ServerConfig>>, shared: 
             return;
         }
         let Ok(stream) = stream else { continue };
-        let number = shared.accepted.fetch_add(1, Ordering::SeqCst);
+        shared.accepted.fetch_add(1, Ordering::SeqCst);
         let Ok(handle) = stream.try_clone() else { continue };
         if let Ok(copy) = stream.try_clone() {
             shared.connections.lock().unwrap().push(copy);
@@ -226,8 +220,8 @@ fn accept_loop(listener: &TcpListener, tls: Option<&Arc<ServerConfig>>, shared: 
         let tls = tls.cloned();
         thread::spawn(move || {
             let _ = match tls.map(ServerConnection::new) {
-                None => serve(stream, number, &serving),
-                Some(Ok(session)) => serve(StreamOwned::new(session, stream), number, &serving),
+                None => serve(stream, &serving),
+                Some(Ok(session)) => serve(StreamOwned::new(session, stream), &serving),
                 Some(Err(why)) => Err(io::Error::other(why)),
             };
             // The copies that are kept for `stop` would hold the connection open.
@@ -236,9 +230,9 @@ fn accept_loop(listener: &TcpListener, tls: Option<&Arc<ServerConfig>>, shared: 
     }
 }
 
-fn serve(stream: impl Read + Write, connection: usize, shared: &Shared) -> io::Result<()> {
+fn serve(stream: impl Read + Write, shared: &Shared) -> io::Result<()> {
     let mut wire = BufReader::new(stream);
-    while let Some(received) = read_request(&mut wire, connection)? {
+    while let Some(received) = read_request(&mut wire)? {
         let handler = Arc::clone(&shared.handler.lock().unwrap());
         shared.received.lock().unwrap().push(received.clone());
         let reply = handler(&received);
@@ -261,13 +255,9 @@ fn read_line(reader: &mut impl BufRead) -> io::Result<Option<String>> {
     Ok(Some(line.into_iter().map(char::from).collect()))
 }
 
-fn read_request(
-    reader: &mut BufReader<impl Read + Write>,
-    connection: usize,
-) -> io::Result<Option<Received>> {
+fn read_request(reader: &mut BufReader<impl Read + Write>) -> io::Result<Option<Received>> {
     let Some(line) = read_line(reader)? else { return Ok(None) };
-    let mut received =
-        Received { line, header_lines: Vec::new(), body: Vec::new(), trailers: Vec::new(), connection };
+    let mut received = Received { line, header_lines: Vec::new(), body: Vec::new(), trailers: Vec::new() };
     while let Some(header) = read_line(reader)? {
         if header.is_empty() {
             break;

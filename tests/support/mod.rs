@@ -20,7 +20,7 @@ pub(crate) use client::{Connection, Request, Response, delete, get, post, reques
 pub(crate) use config::{Config, Sessions};
 pub(crate) use folder::Folder;
 pub(crate) use gateway::Gateway;
-pub(crate) use http_server::{Received, Reply};
+pub(crate) use http_server::Reply;
 pub(crate) use issuer::Issuer;
 pub(crate) use keys::Key;
 pub(crate) use token::Token;

@@ -3,7 +3,7 @@
 use super::folder::Folder;
 use super::ports::free_port;
 use super::wait::eventually;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
