@@ -395,6 +395,21 @@ fn a_refusal_keeps_the_connection_for_the_next_request() {
 }
 
 #[test]
+fn an_answer_to_head_has_no_body_whoever_gives_it() {
+    let upstream = Upstream::start();
+    let config = Config::to(&upstream)
+        .route("{ name: open, match: { path: /open }, upstream: app, auth: public }")
+        .route("{ name: closed, match: { path: /closed }, upstream: app }");
+    let gateway = Gateway::start(&config);
+    let mut connection = Connection::open(&gateway.address()).unwrap();
+    for (target, status) in [("/closed", 401), ("/nowhere", 404), ("/open", 200), ("/closed", 401)] {
+        connection.exchange(&request("HEAD", target)).unwrap().expect(status);
+    }
+    // A body sent after all would now be read as the head of the next answer.
+    assert_eq!(connection.exchange(&get("/open")).unwrap().expect(200).text(), "upstream");
+}
+
+#[test]
 fn a_body_beyond_the_limit_is_413_and_a_route_may_raise_it() {
     let upstream = Upstream::echo();
     let config = Config::to(&upstream)

@@ -161,6 +161,11 @@ impl Gateway {
         format!("127.0.0.1:{}", self.ports[self.ports.len() - 1])
     }
 
+    /// The folder of its configuration.
+    pub(crate) fn folder(&self) -> &Folder {
+        &self.folder
+    }
+
     /// What it wrote on standard output: access log and audit lines.
     pub(crate) fn stdout(&self) -> String {
         self.output.stdout.text()
