@@ -6,13 +6,14 @@ use crate::metrics::Metrics;
 use serde_json::{Map, Value};
 use std::io::Write;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Lines waiting for the output; beyond it lines are dropped and counted.
 const QUEUE: usize = 8192;
 
-/// How long [`AccessLog::flush`] waits for the output at the most.
+/// How long [`AccessLog::flush`] waits for the output at the most, and how long between looks at a full queue.
 const FLUSH: Duration = Duration::from_secs(2);
+const QUEUE_RETRY: Duration = Duration::from_millis(10);
 
 enum Message {
     Line(Vec<u8>),
@@ -35,9 +36,18 @@ impl AccessLog {
     /// # Errors
     /// When the thread cannot be started.
     pub fn start(json: bool, requests: bool, metrics: Metrics) -> std::io::Result<Self> {
+        Self::start_on(std::io::stdout(), json, requests, metrics)
+    }
+
+    fn start_on(
+        out: impl Write + Send + 'static,
+        json: bool,
+        requests: bool,
+        metrics: Metrics,
+    ) -> std::io::Result<Self> {
         let (queue, messages) = sync_channel::<Message>(QUEUE);
         std::thread::Builder::new().name("access-log".to_owned()).spawn(move || {
-            let mut out = std::io::BufWriter::with_capacity(64 * 1024, std::io::stdout());
+            let mut out = std::io::BufWriter::with_capacity(64 * 1024, out);
             while let Ok(first) = messages.recv() {
                 // A failed write (a closed pipe) is no reason to stop serving; the line is lost.
                 let mut next = Some(first);
@@ -82,10 +92,18 @@ impl AccessLog {
 
     /// Waits until what was written so far is out, two seconds at most.
     pub fn flush(&self) {
+        let until = Instant::now() + FLUSH;
         let (done, wait) = sync_channel(1);
-        if self.queue.send(Message::Flush(done)).is_ok() {
-            let _ = wait.recv_timeout(FLUSH);
+        let mut message = Message::Flush(done);
+        // Sending would wait for ever for an output that takes nothing any more.
+        while let Err(TrySendError::Full(again)) = self.queue.try_send(message) {
+            if Instant::now() >= until {
+                return;
+            }
+            message = again;
+            std::thread::sleep(QUEUE_RETRY);
         }
+        let _ = wait.recv_timeout(until.saturating_duration_since(Instant::now()));
     }
 }
 
@@ -126,5 +144,35 @@ mod tests {
         assert!(line.contains("path=\"/a\\nforged line\""));
         assert!(line.contains("status=200"));
         assert!(line.contains("agent=\"two words\""));
+    }
+
+    /// Takes nothing until it is let go.
+    struct Stuck(std::sync::mpsc::Receiver<()>);
+
+    impl Write for Stuck {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            let _ = self.0.recv();
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn an_output_that_is_stuck_holds_up_neither_requests_nor_the_end() {
+        let (let_go, stuck) = sync_channel::<()>(0);
+        let metrics = Metrics::new().unwrap();
+        let log = AccessLog::start_on(Stuck(stuck), true, true, metrics.clone()).unwrap();
+        for _ in 0..=2 * QUEUE {
+            log.write("access", Timestamp::from_millis(0), Map::new());
+        }
+        let began = Instant::now();
+        log.flush();
+        assert!(began.elapsed() < FLUSH * 3);
+        let text = String::from_utf8(metrics.render().unwrap()).unwrap();
+        assert!(!text.contains("portcullis_log_lines_dropped_total 0"), "{text}");
+        drop(let_go);
     }
 }
