@@ -14,6 +14,7 @@ test-tools: build-tools
 	@sh .ci/packages redis-server=redis-server promtool=prometheus curl=curl
 
 run: build-tools
+	@sh .ci/packages curl=curl
 	cargo build --locked --bin portcullis --example demo_upstream
 	@sh examples/demo.sh
 

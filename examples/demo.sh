@@ -15,6 +15,7 @@ trap 'exit 130' INT TERM
 # Ready, or dead: either is known within seconds.
 tries=0
 until curl -sf -o /dev/null http://127.0.0.1:9090/readyz 2>/dev/null; do
+    kill -0 $upstream 2>/dev/null || { echo "the demo upstream did not start; its reason stands above" >&2; exit 1; }
     kill -0 $gateway 2>/dev/null || { echo "the gateway did not start; its reason stands above" >&2; exit 1; }
     tries=$((tries + 1))
     [ "$tries" -lt 100 ] || { echo "the gateway is not ready: $(curl -s http://127.0.0.1:9090/readyz)" >&2; exit 1; }
