@@ -14,9 +14,12 @@ use std::time::Duration;
 const SECONDS: &[f64] =
     &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
+/// The code of a request whose client went away before it was answered, as nginx and its dashboards have it.
+pub const CLIENT_GONE: u16 = 499;
+
 /// Status codes common enough to deserve a handle of their own.
-const COMMON_CODES: [u16; 16] =
-    [200, 201, 202, 204, 301, 302, 304, 400, 401, 403, 404, 429, 500, 502, 503, 504];
+const COMMON_CODES: [u16; 17] =
+    [200, 201, 202, 204, 301, 302, 304, 400, 401, 403, 404, 429, CLIENT_GONE, 500, 502, 503, 504];
 
 /// What the policy decided (label `outcome`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -226,6 +229,11 @@ impl Metrics {
         self.0.connections.dec();
     }
 
+    /// A request that could not be parsed was refused: counted as one that no route serves.
+    pub fn unparsed(&self, code: u16) {
+        self.0.requests.with_label_values(&["none", code.to_string().as_str()]).inc();
+    }
+
     /// A client connection was refused because the limit is reached.
     pub fn connection_refused(&self) {
         self.0.connections_refused.inc();
@@ -279,7 +287,7 @@ impl RouteMetrics {
         &self.name
     }
 
-    /// A request was answered.
+    /// A request was answered with this status, or [`CLIENT_GONE`].
     pub fn answered(&self, code: u16, took: Duration) {
         self.seconds.observe(took.as_secs_f64());
         let resolve =

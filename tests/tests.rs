@@ -14,6 +14,7 @@ mod support;
 mod check;
 mod commands;
 mod cookies_and_csrf;
+mod edges;
 mod harness;
 mod identity_headers;
 mod key_sets;

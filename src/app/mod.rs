@@ -11,6 +11,7 @@ use crate::admin::{Admin, Part};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, ConfigErrors};
 use crate::gateway::Gateway;
+use crate::gateway::engine::{self, NoRoots};
 use crate::gateway::listener::{self, Connections, ListenError, Listener};
 use crate::gateway::settings::LogFormat;
 use crate::gateway::snapshot::{Snapshot, SnapshotError};
@@ -21,8 +22,7 @@ use crate::outbound::{Client, OutboundError};
 use crate::token::verified_cache::{Lookup, VerifiedCache};
 use crate::token::verifier::{IssuerError, Verifier};
 use lifetime::Signals;
-use pingora_core::apps::{HttpServerApp as _, HttpServerOptions};
-use pingora_core::server::configuration::ServerConf;
+use pingora_core::apps::HttpServerApp as _;
 use sessions::Sessions;
 use std::collections::HashMap;
 use std::path::Path;
@@ -33,9 +33,6 @@ use tokio::sync::watch;
 
 /// Memory of verified tokens, in bytes.
 const VERIFIED_CACHE_BYTES: u64 = 32 * 1024 * 1024;
-
-/// Attempts Pingora allows; an upstream's own `retries` decides long before.
-const MOST_ATTEMPTS: usize = 64;
 
 /// Why the gateway does not start. Its text is what the person at the terminal reads.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +49,9 @@ pub enum StartError {
     /// An upstream cannot be used.
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
+    /// No roots to verify upstreams with.
+    #[error(transparent)]
+    Roots(#[from] NoRoots),
     /// An issuer cannot be used.
     #[error(transparent)]
     Issuer(#[from] IssuerError),
@@ -147,14 +147,14 @@ async fn serve(config: Config) -> Result<(), StartError> {
     let own = sessions.as_ref().map(|sessions| sessions.serve(cache));
     let gateway =
         Gateway::new(snapshot, own, metrics.clone(), log.clone(), Arc::clone(&clock), Arc::clone(&draining));
-    let proxy = Arc::new(proxy(gateway, &config.server));
+    let engine = Arc::new(engine::engine(gateway, &config.server, &config.upstreams)?);
     let connections = Arc::new(Connections::new(&config.server.limits, clock, Some(metrics)));
     let mut accepting = tokio::task::JoinSet::new();
     for (listener, settings) in listeners.into_iter().zip(&config.server.listeners) {
         tracing::info!(address = %settings.address, tls = settings.tls.is_some(), "listening");
         accepting.spawn(listener::serve(
             listener,
-            Arc::clone(&proxy),
+            Arc::clone(&engine),
             Arc::clone(&connections),
             stopped.clone(),
         ));
@@ -165,7 +165,7 @@ async fn serve(config: Config) -> Result<(), StartError> {
         // Accepting ends only on our word; anything else is a fault, and a deaf process helps nobody.
         Some(_) = accepting.join_next() => return Err(StartError::ListenerLost),
     }
-    let drop_idle = async { proxy.http_cleanup().await };
+    let drop_idle = async { engine.http_cleanup().await };
     let drain = config.server.shutdown;
     lifetime::wind_down(drain, &mut signals, &draining, &stop_accepting, &connections, drop_idle).await;
     if let Some(sessions) = &sessions {
@@ -238,22 +238,6 @@ fn admin(
         }
     };
     Admin::new(metrics.clone(), parts, Box::new(before_scrape))
-}
-
-/// Pingora's engine around the gateway, with everything it leaves open set.
-fn proxy(
-    gateway: Gateway,
-    server: &crate::gateway::settings::ServerSettings,
-) -> pingora_proxy::HttpProxy<Gateway> {
-    let conf =
-        ServerConf { threads: server.threads.max(1), max_retries: MOST_ATTEMPTS, ..ServerConf::default() };
-    let mut proxy = pingora_proxy::http_proxy(&Arc::new(conf), gateway);
-    let mut options = HttpServerOptions::default();
-    // Whether a plain listener takes HTTP/2 is decided where the connection is peeked at.
-    options.h2c = true;
-    options.h2_idle_timeout = Some(server.limits.idle_timeout);
-    proxy.server_options = Some(options);
-    proxy
 }
 
 /// A panic is a bug: it is told and counted, and ends no more than its own task.

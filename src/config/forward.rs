@@ -4,7 +4,7 @@ use super::issuers::claim_path;
 use super::reader::Value;
 use crate::gateway::headers::{ProtectedNames, fold};
 use crate::policy::forward::{
-    AbsentClaim, AuthorizationHeader, ForwardPlan, HeaderFormat, HeaderRule, IDENTITY_BYTES,
+    AbsentClaim, AuthorizationHeader, FieldName, ForwardPlan, HeaderFormat, HeaderRule, IDENTITY_BYTES,
 };
 use http::HeaderName;
 
@@ -33,35 +33,36 @@ fn headers(value: &Value<'_>, seen: &mut Vec<HeaderName>) -> Vec<HeaderRule> {
     let mut rules: Vec<HeaderRule> = Vec::new();
     for (name, value) in value.named("write one `X-Auth-Subject: sub` per header") {
         let Some(name) = header_name(name, &value) else { continue };
-        let alike = |other: &HeaderName| fold(other.as_str()) == fold(name.as_str());
-        let twice = rules.iter().map(|rule| &rule.name).find(|other| alike(other));
-        if let Some(other) = twice.or_else(|| seen.iter().find(|other| alike(other) && **other != name)) {
+        let plain = name.name();
+        let alike = |other: &HeaderName| fold(other.as_str()) == fold(plain.as_str());
+        let twice = rules.iter().map(|rule| rule.name.name()).find(|other| alike(other));
+        if let Some(other) = twice.or_else(|| seen.iter().find(|other| alike(other) && *other != plain)) {
             let what = format!("some upstreams take this and {other} for one header");
             value.error(what, "write both alike, or give them names that differ in letters or digits");
         }
-        if !seen.contains(&name) {
-            seen.push(name.clone());
+        if !seen.contains(plain) {
+            seen.push(plain.clone());
         }
         rules.extend(rule(name, &value));
     }
     rules
 }
 
-fn header_name(name: &str, value: &Value<'_>) -> Option<HeaderName> {
+fn header_name(name: &str, value: &Value<'_>) -> Option<FieldName> {
     let mend = "choose a name of letters, digits and hyphens, such as X-Auth-Subject";
-    let Ok(name) = name.parse::<HeaderName>() else {
+    let Ok(name) = name.parse::<FieldName>() else {
         value.error("not a header name", mend);
         return None;
     };
     // One name alone is refused only for a meaning of its own.
-    if ProtectedNames::new([&name]).is_err() {
+    if ProtectedNames::new([name.name()]).is_err() {
         value.error("a header with a meaning of its own cannot carry an identity", mend);
         return None;
     }
     Some(name)
 }
 
-fn rule(name: HeaderName, value: &Value<'_>) -> Option<HeaderRule> {
+fn rule(name: FieldName, value: &Value<'_>) -> Option<HeaderRule> {
     if !value.is_mapping() {
         return Some(HeaderRule::text(name, claim_path(value)?));
     }

@@ -130,7 +130,7 @@ fn config(root: &Value<'_>) -> Option<Config> {
         Some(value) => forward::forward(&value, ForwardPlan::default(), &mut headers),
         None => ForwardPlan::default(),
     };
-    headers.extend(forward.headers.iter().map(|rule| rule.name.clone()));
+    headers.extend(forward.headers.iter().map(|rule| rule.name.name().clone()));
     let mut issuer_names = names("issuers");
     issuer_names.retain(|name| *name != GATEWAY_ISSUER);
     issuer_names.extend(fields.get("sessions").map(|_| GATEWAY_ISSUER));

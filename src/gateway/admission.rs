@@ -85,7 +85,8 @@ fn is_request_id(text: &str) -> bool {
     (1..=REQUEST_ID_LENGTH).contains(&text.len()) && text.bytes().all(good)
 }
 
-fn new_request_id() -> Result<String, Reason> {
+/// A new request identifier.
+pub(super) fn new_request_id() -> Result<String, Reason> {
     const HEX: &[u8; 16] = b"0123456789abcdef";
     let bytes: [u8; 16] = random_bytes().map_err(|_| Reason::Internal)?;
     let digit = |nibble: u8| HEX.get(usize::from(nibble)).copied().map_or('0', char::from);

@@ -3,8 +3,9 @@
 //! The accept loop is ours and not Pingora's server: a failed bind is an error at once, a connection is
 //! counted before its TLS handshake, and shutdown ends as soon as the last connection does.
 
+use super::guard::{Bounds, Guarded};
 use super::settings::{Limits, ListenerSettings};
-use super::stream::{Guarded, TcpIo};
+use super::tcp::TcpIo;
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 use pingora_core::apps::ServerApp;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::Instant;
 
 /// Connections the kernel may hold before they are accepted.
 const BACKLOG: u32 = 4096;
@@ -89,25 +91,24 @@ fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {
 pub struct Connections {
     permits: Arc<Semaphore>,
     total: u32,
-    header_timeout: Duration,
-    idle_timeout: Duration,
+    bounds: Arc<Bounds>,
     clock: Arc<dyn Clock>,
-    /// Client connections are counted, those of the admin side are not.
-    metrics: Option<Metrics>,
 }
 
 impl Connections {
-    /// At most `limits.connections` at one time, with the deadlines of `limits`.
+    /// At most `limits.connections` at one time, with the deadlines of `limits`. With `metrics` they are
+    /// counted.
     pub fn new(limits: &Limits, clock: Arc<dyn Clock>, metrics: Option<Metrics>) -> Self {
         let total = u32::try_from(limits.connections).unwrap_or(u32::MAX);
-        Self {
-            permits: Arc::new(Semaphore::new(total as usize)),
-            total,
-            header_timeout: limits.header_timeout,
-            idle_timeout: limits.idle_timeout,
-            clock,
+        let bounds = Bounds {
+            header: limits.header_timeout,
+            idle: limits.idle_timeout,
+            write: limits.body_timeout,
+            header_bytes: limits.header_bytes,
+            header_fields: limits.header_fields,
             metrics,
-        }
+        };
+        Self { permits: Arc::new(Semaphore::new(total as usize)), total, bounds: Arc::new(bounds), clock }
     }
 
     /// Waits until no connection is left.
@@ -147,7 +148,7 @@ pub async fn serve<A>(
             }
         };
         let Ok(permit) = Arc::clone(&connections.permits).try_acquire_owned() else {
-            if let Some(metrics) = &connections.metrics {
+            if let Some(metrics) = &connections.bounds.metrics {
                 metrics.connection_refused();
             }
             continue;
@@ -181,30 +182,58 @@ struct Connection {
 }
 
 impl Connection {
-    async fn run<A>(self, app: Arc<A>, shutdown: watch::Receiver<bool>)
+    async fn run<A>(self, app: Arc<A>, mut shutdown: watch::Receiver<bool>)
     where
         A: ServerApp + Send + Sync + 'static,
     {
-        let _counted = self.shared.metrics.clone().map(Counted::new);
+        let _counted = self.shared.bounds.metrics.clone().map(Counted::new);
         // Small answers leave at once; a socket that cannot do that still works.
         let _ = self.tcp.set_nodelay(true);
         let since = SystemTime::UNIX_EPOCH + Duration::from_millis(self.shared.clock.now().as_millis());
         let tcp = TcpIo::new(self.tcp, self.peer, since);
-        let stream: Stream = match &self.tls {
-            None => Box::new(tcp),
-            Some(acceptor) => match tokio::time::timeout(TLS_HANDSHAKE, acceptor.tls_handshake(tcp)).await {
-                Ok(Ok(stream)) => Box::new(stream),
-                Ok(Err(error)) => return tracing::debug!(peer = %self.peer, %error, "TLS handshake failed"),
-                Err(_) => return tracing::debug!(peer = %self.peer, "TLS handshake took too long"),
+        let bounds = Arc::clone(&self.shared.bounds);
+        let open = open(tcp, self.tls.as_deref(), self.preface, bounds);
+        let guarded = tokio::select! {
+            opened = open => match opened {
+                Ok(guarded) => guarded,
+                Err(reason) => return tracing::debug!(peer = %self.peer, reason, "no request came of it"),
             },
+            // It has asked for nothing yet, so nothing is lost.
+            _ = shutdown.wait_for(|stop| *stop) => return,
         };
-        let guarded =
-            Guarded::new(stream, self.preface, self.shared.header_timeout, self.shared.idle_timeout);
         let mut next = app.process_new(Box::new(guarded), &shutdown).await;
         while let Some(stream) = next {
             next = app.process_new(stream, &shutdown).await;
         }
     }
+}
+
+/// Finds out what the client speaks: TLS or not, and on a plain listener that takes both, HTTP/1 or 2.
+async fn open(
+    mut tcp: TcpIo,
+    tls: Option<&Acceptor>,
+    takes_preface: bool,
+    bounds: Arc<Bounds>,
+) -> Result<Guarded, String> {
+    let mut preface = false;
+    let mut deadline = Instant::now() + bounds.header;
+    let stream: Stream = if let Some(acceptor) = tls {
+        let shaken = tokio::time::timeout(TLS_HANDSHAKE, acceptor.tls_handshake(tcp)).await;
+        let stream = shaken
+            .map_err(|_| "the TLS handshake took too long".to_owned())?
+            .map_err(|error| error.to_string())?;
+        deadline = Instant::now() + bounds.header;
+        Box::new(stream)
+    } else {
+        if takes_preface {
+            let looked = tokio::time::timeout_at(deadline, tcp.begins_with_preface()).await;
+            preface = looked
+                .map_err(|_| "the first bytes took too long".to_owned())?
+                .map_err(|error| error.to_string())?;
+        }
+        Box::new(tcp)
+    };
+    Ok(Guarded::new(stream, preface, deadline, bounds))
 }
 
 /// Keeps the gauge right however the connection ends, a panic included.

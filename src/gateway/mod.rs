@@ -3,6 +3,8 @@
 mod admission;
 mod context;
 mod denial;
+pub mod engine;
+mod guard;
 pub mod headers;
 pub mod listener;
 mod outgoing;
@@ -10,11 +12,13 @@ pub mod path;
 mod proxy;
 mod report;
 mod respond;
+mod returned;
 pub mod route;
 pub mod settings;
 pub mod snapshot;
-mod stream;
+mod tcp;
 mod tls;
+mod unparsed;
 pub mod upstream;
 
 use crate::access_log::AccessLog;

@@ -10,7 +10,7 @@ use crate::policy::forward::AuthorizationHeader;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use pingora_core::{Error, ErrorType, OrErr as _, Result};
-use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 
 /// Prepares one attempt. Without a permit nothing leaves.
@@ -72,7 +72,7 @@ fn drop_client_fields(outgoing: &mut RequestHeader, drops: impl Fn(&str) -> bool
 
 fn set_identity(outgoing: &mut RequestHeader, permit: &Permit) -> Result<()> {
     for (name, value) in permit.identity() {
-        outgoing.insert_header(name.clone(), value.clone())?;
+        outgoing.insert_header(name.spelled().clone(), value.clone())?;
     }
     Ok(())
 }
@@ -106,19 +106,6 @@ fn strip_own_cookies(outgoing: &mut RequestHeader, cookies: &CookieSettings) -> 
             Stripped::Rest(rest) => drop(outgoing.append_header(header::COOKIE, rest)?),
             Stripped::Nothing => {}
         }
-    }
-    Ok(())
-}
-
-/// An upstream can never set our cookies.
-pub(super) fn keep_own_cookies(response: &mut ResponseHeader, cookies: &CookieSettings) -> Result<()> {
-    let lines: Vec<HeaderValue> = response.headers.get_all(header::SET_COOKIE).into_iter().cloned().collect();
-    if !lines.iter().any(|line| cookies.is_own_set_cookie(line)) {
-        return Ok(());
-    }
-    response.remove_header(&header::SET_COOKIE);
-    for line in lines.into_iter().filter(|line| !cookies.is_own_set_cookie(line)) {
-        response.append_header(header::SET_COOKIE, line)?;
     }
     Ok(())
 }

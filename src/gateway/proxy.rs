@@ -1,17 +1,18 @@
 //! The phases of a request, in Pingora's order; each a few lines.
 
 use super::context::RequestContext;
+use super::guard::Guarded;
 use super::respond::{self, SmallBody};
 use super::snapshot::{ServedRoute, Snapshot};
-use super::stream::Guarded;
-use super::{Gateway, admission, denial, listener, outgoing, report};
+use super::{Gateway, admission, denial, listener, outgoing, report, returned};
 use crate::endpoints::{BODY_LIMIT, Body, Endpoint, EndpointRequest};
-use crate::metrics::DecisionOutcome;
+use crate::metrics::{CLIENT_GONE, DecisionOutcome};
 use crate::policy::{Caller, Decision, Denial, authorize};
 use crate::reason::Reason;
 use crate::token::bearer::{self, Bearer};
 use async_trait::async_trait;
 use bytes::Bytes;
+use http::StatusCode;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -35,7 +36,6 @@ impl ProxyHttp for Gateway {
         let limits = &ctx.snapshot.limits;
         session.set_read_timeout(Some(limits.body_timeout));
         session.set_write_timeout(Some(limits.body_timeout));
-        session.set_total_drain_timeout(Some(limits.body_timeout));
         if self.draining() {
             session.set_keepalive(None);
         }
@@ -109,6 +109,8 @@ impl ProxyHttp for Gateway {
             return Error::e_explain(ErrorType::HTTPStatus(502), "no address of the upstream is known");
         };
         let peer = served.upstream.peer(&target, &served.route.timeouts);
+        // A further attempt sends the body from its beginning.
+        ctx.body_bytes = 0;
         ctx.attempt.begun += 1;
         ctx.attempt.target = Some(target);
         ctx.attempt.picked = Some(Instant::now());
@@ -133,11 +135,18 @@ impl ProxyHttp for Gateway {
         response: &mut ResponseHeader,
         ctx: &mut RequestContext,
     ) -> Result<()> {
-        if ctx.attempt.answered.is_none() {
-            ctx.attempt.answered = ctx.attempt.picked.map(|picked| picked.elapsed());
+        if response.status == StatusCode::SWITCHING_PROTOCOLS {
+            return Error::e_explain(ErrorType::HTTPStatus(502), "the upstream switched protocols unasked");
         }
         if let Some(endpoints) = &self.endpoints {
-            outgoing::keep_own_cookies(response, endpoints.cookie())?;
+            returned::keep_own_cookies(response, endpoints.cookie())?;
+        }
+        returned::drop_hop_by_hop(response);
+        if response.status.is_informational() {
+            return Ok(());
+        }
+        if ctx.attempt.answered.is_none() {
+            ctx.attempt.answered = ctx.attempt.picked.map(|picked| picked.elapsed());
         }
         response.insert_header("X-Request-Id", &ctx.request_id)
     }
@@ -175,10 +184,14 @@ impl ProxyHttp for Gateway {
         error: &Error,
         ctx: &mut RequestContext,
     ) -> FailToProxy {
-        let Some(reason) = failure(error) else {
+        let Some(mut reason) = failure(error) else {
             // The client is gone; nobody is left to answer.
             return FailToProxy { error_code: 0, can_reuse_downstream: false };
         };
+        // An upstream that waits for a body the client does not send is not slow. HTTP/2 has no other limit.
+        if *error.etype() == ErrorType::ReadTimedout && !session.as_mut().is_body_done() {
+            reason = Reason::BodyTimeout;
+        }
         if matches!(reason, Reason::UpstreamUnreachable | Reason::UpstreamTimeout | Reason::Internal) {
             tracing::warn!(request = ctx.request_id, %error, "a request could not be proxied");
         }
@@ -194,7 +207,8 @@ impl ProxyHttp for Gateway {
 
     async fn logging(&self, session: &mut Session, _error: Option<&Error>, ctx: &mut RequestContext) {
         let took = ctx.started.elapsed();
-        let code = session.response_written().map_or(0, |response| response.status.as_u16());
+        let written = session.response_written().filter(|response| !response.status.is_informational());
+        let code = written.map_or(CLIENT_GONE, |response| response.status.as_u16());
         match (&ctx.route, ctx.endpoint) {
             (Some(served), _) => served.metrics.answered(code, took),
             (None, Some(endpoint)) => {
@@ -208,6 +222,9 @@ impl ProxyHttp for Gateway {
             served.upstream.metrics().answered(answered);
         }
         self.log_request(session, ctx, code, took);
+        if ctx.status.is_some() {
+            respond::drop_rest(session).await;
+        }
         listener::request_ended(session.stream());
     }
 
@@ -260,7 +277,7 @@ impl Gateway {
         }
         let reply = denial::reply(denial, &ctx.request_id, admission::wants_html_only(session));
         ctx.status = Some(reply.status);
-        respond::send(session, &reply, &ctx.request_id).await?;
+        respond::send(session, &reply, &ctx.request_id).await.map_err(Error::into_down)?;
         Ok(true)
     }
 
@@ -288,16 +305,20 @@ impl Gateway {
             handled
         } else {
             let patience = ctx.snapshot.limits.body_timeout;
-            let body = match respond::read_small_body(session, BODY_LIMIT, patience).await? {
+            let read = respond::read_small_body(session, BODY_LIMIT, patience).await;
+            let body = match read.map_err(Error::into_down)? {
                 SmallBody::Complete(bytes) => Body::Bytes(bytes),
                 SmallBody::TooLarge => Body::TooLarge,
-                SmallBody::TooSlow => Body::TimedOut,
+                SmallBody::TooSlow => {
+                    session.set_keepalive(None);
+                    Body::TimedOut
+                }
             };
             endpoints.handle(endpoint, request, body).await
         };
         ctx.status = Some(handled.reply.status);
         self.report(&handled);
-        respond::send(session, &handled.reply, &ctx.request_id).await?;
+        respond::send(session, &handled.reply, &ctx.request_id).await.map_err(Error::into_down)?;
         Ok(true)
     }
 }
@@ -315,9 +336,14 @@ fn failure(error: &Error) -> Option<Reason> {
         (ErrorType::HTTPStatus(413), _) => Some(Reason::BodyTooLarge),
         (ErrorType::HTTPStatus(502), _) => Some(Reason::UpstreamUnreachable),
         (ErrorType::ReadTimedout, Source::Downstream) => Some(Reason::BodyTimeout),
-        (ErrorType::WriteError | ErrorType::ReadError | ErrorType::ConnectionClosed, Source::Downstream) => {
-            None
-        }
+        (
+            ErrorType::WriteError
+            | ErrorType::WriteTimedout
+            | ErrorType::ReadError
+            | ErrorType::ConnectionClosed
+            | ErrorType::H2Error,
+            Source::Downstream,
+        ) => None,
         (_, Source::Downstream) => Some(Reason::BadRequest),
         (
             ErrorType::ReadTimedout

@@ -2,7 +2,7 @@
 
 use crate::reply::Reply;
 use bytes::{Bytes, BytesMut};
-use http::header;
+use http::header::{self, HeaderName};
 use pingora_core::Result;
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
@@ -11,14 +11,14 @@ use std::time::Duration;
 /// An unread body up to this length is read and dropped, so that the connection can be kept.
 const DRAIN_BYTES: u64 = 64 * 1024;
 
-/// How long that may take.
+/// How long what a client still sends is read and dropped.
 const DRAIN_TIME: Duration = Duration::from_secs(2);
 
 /// Sends `reply` with a length, keeping the connection where the request allows it.
 pub(super) async fn send(session: &mut Session, reply: &Reply, request_id: &str) -> Result<()> {
     let mut response = ResponseHeader::build(reply.status, Some(reply.headers.len() + 3))?;
     for (name, value) in &reply.headers {
-        response.append_header(name, value)?;
+        response.append_header(spelled(name), value)?;
     }
     response.insert_header("X-Request-Id", request_id)?;
     // RFC 9110 section 8.6: no length on 204.
@@ -27,15 +27,31 @@ pub(super) async fn send(session: &mut Session, reply: &Reply, request_id: &str)
     }
     if drains(session) {
         session.set_close_on_response_before_downstream_finish(false);
-        session.set_total_drain_timeout(Some(DRAIN_TIME));
     }
     let head = session.req_header().method == http::Method::HEAD;
     let has_body = !reply.body.is_empty() && !head;
     session.write_response_header(Box::new(response), !has_body).await?;
     if has_body {
-        session.write_response_body(Some(reply.body.clone()), true).await?;
+        session.write_response_body(Some(reply.body.clone()), true).await
+    } else {
+        // HTTP/2 has to be told that nothing follows.
+        session.as_mut().finish_body().await
     }
-    Ok(())
+}
+
+/// The usual spelling of a field's name. Names are the same in any (RFC 9110 section 5.1), but people read
+/// this one.
+pub(super) fn spelled(name: &HeaderName) -> String {
+    if *name == header::WWW_AUTHENTICATE {
+        return "WWW-Authenticate".to_owned();
+    }
+    let mut starts = true;
+    let capital = |letter: char| {
+        let spelled = if starts { letter.to_ascii_uppercase() } else { letter };
+        starts = letter == '-';
+        spelled
+    };
+    name.as_str().chars().map(capital).collect()
 }
 
 /// Whether what is left of the body is small and on its way: a client that waits for `100 Continue` sends
@@ -45,6 +61,20 @@ fn drains(session: &Session) -> bool {
     !headers.contains_key(header::EXPECT)
         && content_length(session)
             .map_or(!headers.contains_key(header::TRANSFER_ENCODING), |n| n <= DRAIN_BYTES)
+}
+
+/// After an answer of our own: reads and drops what the client still sends. Closing a socket with unread
+/// input resets the connection, and the client may lose the answer (RFC 9112 section 9.6).
+pub(super) async fn drop_rest(session: &mut Session) {
+    let session = session.as_mut();
+    let waits = session.body_bytes_read() == 0 && session.req_header().headers.contains_key(header::EXPECT);
+    if session.is_http2() || session.is_body_done() || waits {
+        return;
+    }
+    session.set_total_drain_timeout(Some(DRAIN_TIME));
+    if session.drain_request_body().await.is_err() {
+        session.set_keepalive(None);
+    }
 }
 
 /// The request's `Content-Length`, if it has one.

@@ -171,20 +171,24 @@ impl Upstream {
             return;
         }
         let mut known: Vec<Vec<SocketAddr>> = vec![Vec::new(); self.endpoints.len()];
+        let mut failing = vec![false; self.endpoints.len()];
         loop {
             let mut wait = RESOLVE_EVERY;
-            for (endpoint, known) in self.endpoints.iter().zip(&mut known) {
+            for ((endpoint, known), failing) in self.endpoints.iter().zip(&mut known).zip(&mut failing) {
                 match resolve(endpoint).await {
-                    Ok(addresses) if !addresses.is_empty() => *known = addresses,
+                    Ok(addresses) if !addresses.is_empty() => {
+                        *known = addresses;
+                        *failing = false;
+                    }
                     failed => {
                         wait = RESOLVE_RETRY;
-                        let error = failed.err().map_or_else(|| "no address".to_owned(), |e| e.to_string());
-                        tracing::warn!(
-                            upstream = self.name,
-                            host = endpoint.host,
-                            error,
-                            "cannot resolve a name"
-                        );
+                        // Told once, not once per attempt.
+                        if !std::mem::replace(failing, true) {
+                            let error =
+                                failed.err().map_or_else(|| "no address".to_owned(), |e| e.to_string());
+                            let host = endpoint.host.as_str();
+                            tracing::warn!(upstream = self.name, host, error, "cannot resolve a name");
+                        }
                     }
                 }
             }

@@ -6,7 +6,8 @@
 use crate::token::claims::{ClaimPath, VerifiedClaims};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use http::header::{HeaderName, HeaderValue};
+use bytes::Bytes;
+use http::header::{HeaderName, HeaderValue, InvalidHeaderName};
 use serde_json::Value;
 
 /// Bytes that the names and values of all identity headers of a request may have together: upstreams
@@ -38,11 +39,38 @@ pub enum AbsentClaim {
     Reject,
 }
 
+/// A header's name, and how HTTP/1 upstreams see it spelled: some compare letter by letter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FieldName {
+    name: HeaderName,
+    spelled: Bytes,
+}
+
+impl FieldName {
+    /// The name, whose spelling counts for nothing.
+    pub const fn name(&self) -> &HeaderName {
+        &self.name
+    }
+
+    /// The name as it was written.
+    pub const fn spelled(&self) -> &Bytes {
+        &self.spelled
+    }
+}
+
+impl std::str::FromStr for FieldName {
+    type Err = InvalidHeaderName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidHeaderName> {
+        Ok(Self { name: text.parse()?, spelled: Bytes::copy_from_slice(text.as_bytes()) })
+    }
+}
+
 /// One identity header.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeaderRule {
     /// The header.
-    pub name: HeaderName,
+    pub name: FieldName,
     /// The claim. `scope` and `roles` read the scopes and roles from wherever the issuer keeps them.
     pub claim: ClaimPath,
     /// How it is written.
@@ -101,14 +129,13 @@ pub enum WhyUnforwardable {
 impl Default for ForwardPlan {
     /// Subject, issuer, scopes and roles; the token itself stays here.
     fn default() -> Self {
-        let text =
-            |name, claim| Some(HeaderRule::text(HeaderName::from_static(name), ClaimPath::parse(claim)?));
+        let text = |name: &str, claim| Some(HeaderRule::text(name.parse().ok()?, ClaimPath::parse(claim)?));
         let csv = |rule| HeaderRule { format: HeaderFormat::Csv, max_bytes: Some(4 * 1024), ..rule };
         let headers = [
-            text("x-auth-subject", "sub"),
-            text("x-auth-issuer", "iss"),
-            text("x-auth-scopes", "scope"),
-            text("x-auth-roles", "roles").map(csv),
+            text("X-Auth-Subject", "sub"),
+            text("X-Auth-Issuer", "iss"),
+            text("X-Auth-Scopes", "scope"),
+            text("X-Auth-Roles", "roles").map(csv),
         ];
         Self { headers: headers.into_iter().flatten().collect(), authorization: AuthorizationHeader::Strip }
     }
@@ -116,7 +143,7 @@ impl Default for ForwardPlan {
 
 impl HeaderRule {
     /// The short form `Name: claim`.
-    pub const fn text(name: HeaderName, claim: ClaimPath) -> Self {
+    pub const fn text(name: FieldName, claim: ClaimPath) -> Self {
         Self { name, claim, format: HeaderFormat::Text, absent: AbsentClaim::Omit, max_bytes: None }
     }
 
@@ -148,14 +175,14 @@ impl ForwardPlan {
     /// # Errors
     /// [`Unforwardable`] if a claim cannot be carried by its header, or all are longer than
     /// [`IDENTITY_BYTES`].
-    pub fn identity(&self, claims: &VerifiedClaims) -> Result<Vec<(HeaderName, HeaderValue)>, Unforwardable> {
+    pub fn identity(&self, claims: &VerifiedClaims) -> Result<Vec<(FieldName, HeaderValue)>, Unforwardable> {
         let mut headers = Vec::with_capacity(self.headers.len());
         let mut left = IDENTITY_BYTES;
         for rule in &self.headers {
-            let unforwardable = |why| Unforwardable { header: rule.name.clone(), why };
+            let unforwardable = |why| Unforwardable { header: rule.name.name.clone(), why };
             let Some(value) = rule.value(claims).map_err(unforwardable)? else { continue };
             left = left
-                .checked_sub(rule.name.as_str().len() + value.len())
+                .checked_sub(rule.name.spelled.len() + value.len())
                 .ok_or_else(|| unforwardable(WhyUnforwardable::TooLong))?;
             let value = HeaderValue::try_from(value)
                 .map_err(|_| unforwardable(WhyUnforwardable::ControlCharacter))?;
@@ -165,7 +192,7 @@ impl ForwardPlan {
     }
 
     /// The identity headers of an anonymous caller: the empty ones.
-    pub fn anonymous_identity(&self) -> Vec<(HeaderName, HeaderValue)> {
+    pub fn anonymous_identity(&self) -> Vec<(FieldName, HeaderValue)> {
         let empty = self.headers.iter().filter(|rule| rule.absent == AbsentClaim::Empty);
         empty.map(|rule| (rule.name.clone(), HeaderValue::from_static(""))).collect()
     }
@@ -293,7 +320,7 @@ mod tests {
 
     fn rule(claim: &str, format: HeaderFormat) -> HeaderRule {
         let claim = ClaimPath::parse(claim).unwrap();
-        HeaderRule { format, ..HeaderRule::text(HeaderName::from_static("x-auth-claim"), claim) }
+        HeaderRule { format, ..HeaderRule::text("x-auth-claim".parse().unwrap(), claim) }
     }
 
     fn written(claim: &Value, format: HeaderFormat) -> Result<Option<String>, WhyUnforwardable> {
@@ -383,11 +410,11 @@ mod tests {
     #[test]
     fn an_anonymous_caller_gets_only_the_empty_headers() {
         let rules = [AbsentClaim::Omit, AbsentClaim::Empty, AbsentClaim::Reject].map(|absent| {
-            let name = HeaderName::try_from(format!("x-{absent:?}")).unwrap();
+            let name = format!("x-{absent:?}").parse().unwrap();
             HeaderRule { name, absent, ..rule("c", HeaderFormat::Text) }
         });
         let plan = ForwardPlan { headers: rules.into(), authorization: AuthorizationHeader::Strip };
-        let empty = (HeaderName::from_static("x-empty"), HeaderValue::from_static(""));
+        let empty = ("x-Empty".parse().unwrap(), HeaderValue::from_static(""));
         assert_eq!(plan.anonymous_identity(), [empty]);
     }
 
@@ -399,19 +426,20 @@ mod tests {
         );
         let told = |claims: &VerifiedClaims| -> Vec<String> {
             let headers = ForwardPlan::default().identity(claims).unwrap();
-            headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect()
+            let spelled = |name: &FieldName| String::from_utf8(name.spelled().to_vec()).unwrap();
+            headers.iter().map(|(name, v)| format!("{}: {}", spelled(name), v.to_str().unwrap())).collect()
         };
         assert_eq!(
             told(&claims),
             [
-                "x-auth-subject: u1",
-                "x-auth-issuer: https://id.example",
-                "x-auth-scopes: a b",
-                "x-auth-roles: r%2C1,s"
+                "X-Auth-Subject: u1",
+                "X-Auth-Issuer: https://id.example",
+                "X-Auth-Scopes: a b",
+                "X-Auth-Roles: r%2C1,s"
             ]
         );
         claims = VerifiedClaims::sample("corp", &json!({"sub": "u1"}));
-        assert_eq!(told(&claims), ["x-auth-subject: u1"]);
+        assert_eq!(told(&claims), ["X-Auth-Subject: u1"]);
     }
 
     #[test]

@@ -7,7 +7,7 @@ pub mod route;
 
 use crate::reason::Reason;
 use crate::token::claims::VerifiedClaims;
-use forward::ForwardPlan;
+use forward::{FieldName, ForwardPlan};
 use http::header::{HeaderName, HeaderValue};
 use requirement::{Mode, Requirement};
 use std::sync::Arc;
@@ -37,7 +37,7 @@ pub enum Decision {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Permit {
     claims: Option<Arc<VerifiedClaims>>,
-    identity: Vec<(HeaderName, HeaderValue)>,
+    identity: Vec<(FieldName, HeaderValue)>,
     would_deny: Option<Denial>,
 }
 
@@ -48,7 +48,7 @@ impl Permit {
     }
 
     /// The identity headers to set, after every client header that could be read as one is removed.
-    pub fn identity(&self) -> &[(HeaderName, HeaderValue)] {
+    pub fn identity(&self) -> &[(FieldName, HeaderValue)] {
         &self.identity
     }
 
@@ -177,7 +177,7 @@ mod tests {
     }
 
     fn header<'a>(permit: &'a Permit, name: &str) -> Option<&'a str> {
-        permit.identity().iter().find(|(n, _)| n == name).map(|(_, value)| value.to_str().unwrap())
+        permit.identity().iter().find(|(n, _)| n.name() == name).map(|(_, value)| value.to_str().unwrap())
     }
 
     #[test]

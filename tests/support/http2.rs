@@ -34,3 +34,22 @@ pub(crate) fn fetch(url: &str, headers: &[(&str, &str)], authority: Option<&Auth
         Answer { version, status, body: response.text().await.expect("a body") }
     })
 }
+
+/// The status of a `HEAD` over cleartext with prior knowledge; panics if the answer is not whole.
+pub(crate) fn head(url: &str) -> u16 {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let client = Client::builder()
+        .timeout(Duration::from_secs(15))
+        .no_proxy()
+        .http2_prior_knowledge()
+        .tls_certs_only([])
+        .build()
+        .expect("a client");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let response = client.head(url).send().await.expect("an answer");
+        let status = response.status().as_u16();
+        assert_eq!(response.bytes().await.expect("the end of the answer").len(), 0);
+        status
+    })
+}

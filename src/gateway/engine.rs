@@ -1,0 +1,90 @@
+//! Pingora's proxy engine around the gateway, with everything it leaves open set.
+
+use super::Gateway;
+use super::settings::{Limits, Scheme, ServerSettings, UpstreamSettings};
+use pingora_core::apps::HttpServerOptions;
+use pingora_core::protocols::http::v2::server::{H2Options, default_h2_options};
+use pingora_core::server::configuration::ServerConf;
+use pingora_core::tls::load_platform_certs_incl_env_into_store;
+use pingora_proxy::HttpProxy;
+use rustls::RootCertStore;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+/// Attempts Pingora allows; an upstream's own `retries` decides long before.
+const MOST_ATTEMPTS: usize = 64;
+
+/// The decoded header list Pingora takes over HTTP/2 if nothing else is said, in bytes.
+const USUAL_HEADER_LIST: usize = 64 * 1024;
+
+/// What HTTP/2 adds to each field when it counts a header list (RFC 9113 section 6.5.2).
+const FIELD_OVERHEAD: usize = 32;
+
+/// A certificate file without certificates.
+const NO_CERTIFICATES: &str = "/dev/null";
+
+/// The system's root certificates cannot be used, and an https upstream needs them.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the system's root certificates cannot be used: {0}; install them (ca-certificates), or name the \
+     upstream's own in upstreams.<name>.tls.ca_file"
+)]
+pub struct NoRoots(String);
+
+/// Builds the engine.
+///
+/// # Errors
+/// [`NoRoots`] if an https upstream is verified against the system's roots and there are none.
+pub fn engine(
+    gateway: Gateway,
+    server: &ServerSettings,
+    upstreams: &[UpstreamSettings],
+) -> Result<HttpProxy<Gateway>, NoRoots> {
+    // Pingora reads the system's roots however little they are needed, and panics if it cannot.
+    let ca_file = if upstreams.iter().any(trusts_the_system) {
+        system_roots()?;
+        None
+    } else {
+        Some(NO_CERTIFICATES.to_owned())
+    };
+    let conf =
+        ServerConf { threads: threads(server), max_retries: MOST_ATTEMPTS, ca_file, ..ServerConf::default() };
+    let mut engine = pingora_proxy::http_proxy(&Arc::new(conf), gateway);
+    let mut options = HttpServerOptions::default();
+    // Whether a plain listener takes HTTP/2 is decided before the engine sees the connection.
+    options.h2c = true;
+    options.h2_idle_timeout = Some(server.limits.idle_timeout);
+    // Not to proxy CONNECT, but to refuse it ourselves as any other method that is not served.
+    options.allow_connect_method_proxying = true;
+    engine.server_options = Some(options);
+    engine.h2_options = Some(h2_options(&server.limits));
+    Ok(engine)
+}
+
+/// The threads there will be: pools of idle upstream connections are sized by them.
+fn threads(server: &ServerSettings) -> usize {
+    match server.threads {
+        0 => std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
+        threads => threads,
+    }
+}
+
+/// What is over our own limits has to reach us, so that it is answered and counted like any request.
+fn h2_options(limits: &Limits) -> H2Options {
+    let ours = limits.header_bytes + limits.target_bytes + limits.header_fields * FIELD_OVERHEAD;
+    let most = ours.max(USUAL_HEADER_LIST);
+    let mut options = default_h2_options();
+    options.max_header_list_size(u32::try_from(most).unwrap_or(u32::MAX));
+    options
+}
+
+fn trusts_the_system(upstream: &UpstreamSettings) -> bool {
+    upstream.endpoints.iter().any(|endpoint| endpoint.scheme == Scheme::Https)
+        && upstream.tls.as_ref().is_none_or(|tls| tls.ca.is_none())
+}
+
+fn system_roots() -> Result<(), NoRoots> {
+    let mut roots = RootCertStore::empty();
+    load_platform_certs_incl_env_into_store(&mut roots).map_err(|error| NoRoots(error.to_string()))?;
+    if roots.is_empty() { Err(NoRoots("there are none".to_owned())) } else { Ok(()) }
+}

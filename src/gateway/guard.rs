@@ -1,0 +1,392 @@
+//! A client's connection with the deadlines Pingora leaves open: a total time for the header block, a limit
+//! on idle keep-alive, and one on a client that does not read what it is sent.
+
+use super::tcp::PREFACE;
+use super::unparsed::{self, Arrived};
+use crate::metrics::Metrics;
+use async_trait::async_trait;
+use pingora_core::protocols::raw_connect::ProxyDigest;
+use pingora_core::protocols::tls::SslDigest;
+use pingora_core::protocols::{
+    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream,
+    TimingDigest, UniqueID, UniqueIDType,
+};
+use std::fmt;
+use std::future::Future as _;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep};
+
+/// What every connection of a listener is held to.
+#[derive(Debug)]
+pub(super) struct Bounds {
+    /// Time for a whole header block.
+    pub(super) header: Duration,
+    /// Time between requests.
+    pub(super) idle: Duration,
+    /// Time without a byte being taken by the client.
+    pub(super) write: Duration,
+    pub(super) header_bytes: usize,
+    pub(super) header_fields: usize,
+    /// Client connections are counted, those of the admin side are not.
+    pub(super) metrics: Option<Metrics>,
+}
+
+/// What the connection is doing, as far as its deadlines are concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Phase {
+    /// Accepted, nothing received: the header deadline runs from the accept.
+    New = 0,
+    /// Between requests: the idle limit runs.
+    Idle = 1,
+    /// A header block is arriving: its total deadline runs.
+    Header = 2,
+    /// A request is being served, or the protocol is HTTP/2: no deadline for reading here.
+    Off = 3,
+}
+
+/// The switch of a connection's deadlines; the request's phases flip it.
+#[derive(Debug)]
+pub(super) struct DeadlineSwitch(AtomicU8);
+
+impl DeadlineSwitch {
+    /// The header block is complete.
+    pub(super) fn disarm(&self) {
+        self.0.store(Phase::Off as u8, Ordering::Release);
+    }
+
+    /// The request is answered; the connection may idle.
+    pub(super) fn idle(&self) {
+        self.0.store(Phase::Idle as u8, Ordering::Release);
+    }
+
+    fn get(&self) -> Phase {
+        match self.0.load(Ordering::Acquire) {
+            0 => Phase::New,
+            1 => Phase::Idle,
+            2 => Phase::Header,
+            _ => Phase::Off,
+        }
+    }
+}
+
+/// A connection, plain or TLS, that ends itself when a deadline passes.
+pub(super) struct Guarded {
+    inner: Stream,
+    switch: DeadlineSwitch,
+    /// Whether the client began with the HTTP/2 preface.
+    preface: bool,
+    bounds: Arc<Bounds>,
+    /// The timer for reading and the phase it was set for.
+    timer: (Phase, Pin<Box<Sleep>>),
+    /// Runs while the client takes nothing of what is written.
+    stalled: Option<Pin<Box<Sleep>>>,
+    /// Of the header block that is arriving.
+    arrived: Arrived,
+    /// Our answer in place of the engine's, and how much of it is written.
+    refusal: Option<(Vec<u8>, usize)>,
+}
+
+impl Guarded {
+    /// Guards `inner`, whose first header block must be there at `deadline`.
+    pub(super) fn new(inner: Stream, preface: bool, deadline: Instant, bounds: Arc<Bounds>) -> Self {
+        let http2 = preface || matches!(inner.selected_alpn_proto(), Some(ALPN::H2));
+        let phase = if http2 { Phase::Off } else { Phase::New };
+        Self {
+            inner,
+            switch: DeadlineSwitch(AtomicU8::new(phase as u8)),
+            preface,
+            bounds,
+            timer: (Phase::New, Box::pin(tokio::time::sleep_until(deadline))),
+            stalled: None,
+            arrived: Arrived::default(),
+            refusal: None,
+        }
+    }
+
+    /// The switch of the connection below a session, if it is one of ours. HTTP/2 streams have none.
+    pub(super) fn switch(stream: Option<&Stream>) -> Option<&DeadlineSwitch> {
+        stream.and_then(|stream| (**stream).as_any().downcast_ref::<Self>()).map(|guarded| &guarded.switch)
+    }
+
+    /// Something arrived: between requests that is the start of a header block.
+    fn received(&mut self, phase: Phase, piece: &[u8]) {
+        let (set_for, timer) = &mut self.timer;
+        match phase {
+            Phase::Off => return,
+            Phase::Header => {}
+            // The timer that runs since the accept goes on.
+            Phase::New => *set_for = Phase::Header,
+            Phase::Idle => {
+                timer.as_mut().reset(Instant::now() + self.bounds.header);
+                *set_for = Phase::Header;
+                self.arrived = Arrived::default();
+            }
+        }
+        self.arrived.add(piece);
+        self.switch.0.store(Phase::Header as u8, Ordering::Release);
+    }
+
+    /// Ready when the phase's deadline has passed.
+    fn poll_deadline(&mut self, phase: Phase, cx: &mut Context<'_>) -> Poll<()> {
+        let limit = match phase {
+            Phase::Off => return Poll::Pending,
+            Phase::New | Phase::Header => self.bounds.header,
+            Phase::Idle => self.bounds.idle,
+        };
+        let (set_for, timer) = &mut self.timer;
+        if *set_for != phase {
+            timer.as_mut().reset(Instant::now() + limit);
+            *set_for = phase;
+        }
+        timer.as_mut().poll(cx)
+    }
+
+    /// What came of an attempt to write; one that waits for longer than the limit fails.
+    fn written<T>(&mut self, result: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        if result.is_ready() {
+            self.stalled = None;
+            return result;
+        }
+        let limit = self.bounds.write;
+        let timer = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        ready!(timer.as_mut().poll(cx));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read")))
+    }
+
+    /// Writes our own refusal while the engine believes to write `buf`, its own.
+    fn poll_refusal(&mut self, buf: &[u8], cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let bounds = Arc::clone(&self.bounds);
+        let arrived = self.arrived;
+        let (answer, sent) = self.refusal.get_or_insert_with(|| {
+            let (code, answer) = unparsed::answer(arrived.reason(bounds.header_bytes, bounds.header_fields));
+            if let Some(metrics) = &bounds.metrics {
+                metrics.unparsed(code);
+            }
+            (answer, 0)
+        });
+        while let Some(rest) = answer.get(*sent..).filter(|rest| !rest.is_empty()) {
+            match Pin::new(&mut self.inner).poll_write(cx, rest) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(more)) => *sent += more,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => return self.written(Poll::Pending, cx),
+            }
+        }
+        self.written(Poll::Ready(Ok(buf.len())), cx)
+    }
+}
+
+impl AsyncRead for Guarded {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let phase = self.switch.get();
+        match Pin::new(&mut self.inner).poll_read(cx, buf) {
+            Poll::Ready(result) => {
+                let piece = buf.filled().get(before..).unwrap_or_default();
+                if phase != Phase::Off && !piece.is_empty() {
+                    self.received(phase, piece);
+                }
+                Poll::Ready(result)
+            }
+            Poll::Pending => {
+                ready!(self.poll_deadline(phase, cx));
+                Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client was too slow")))
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Guarded {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        // While no request is served only the engine's parser has something to say.
+        if self.refusal.is_some() || (self.switch.get() != Phase::Off && unparsed::is_refusal(buf)) {
+            return self.poll_refusal(buf, cx);
+        }
+        let result = Pin::new(&mut self.inner).poll_write(cx, buf);
+        self.written(result, cx)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let result = Pin::new(&mut self.inner).poll_flush(cx);
+        self.written(result, cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let result = Pin::new(&mut self.inner).poll_shutdown(cx);
+        self.written(result, cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
+        self.written(result, cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+}
+
+#[async_trait]
+impl Shutdown for Guarded {
+    async fn shutdown(&mut self) {
+        // A client that does not read is not waited for; what is left is closed with the socket.
+        let _ = tokio::time::timeout(self.bounds.write, Shutdown::shutdown(&mut *self.inner)).await;
+    }
+}
+
+#[async_trait]
+impl Peek for Guarded {
+    /// Says what was found out before the connection came here; nothing is read.
+    async fn try_peek(&mut self, buf: &mut [u8]) -> io::Result<bool> {
+        if self.preface {
+            for (to, from) in buf.iter_mut().zip(PREFACE) {
+                *to = *from;
+            }
+        }
+        Ok(true)
+    }
+}
+
+impl UniqueID for Guarded {
+    fn id(&self) -> UniqueIDType {
+        self.inner.id()
+    }
+}
+
+impl Ssl for Guarded {
+    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
+        self.inner.get_ssl_digest()
+    }
+
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        self.inner.selected_alpn_proto()
+    }
+}
+
+impl GetTimingDigest for Guarded {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        self.inner.get_timing_digest()
+    }
+}
+
+impl GetProxyDigest for Guarded {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        self.inner.get_proxy_digest()
+    }
+}
+
+impl GetSocketDigest for Guarded {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        self.inner.get_socket_digest()
+    }
+}
+
+impl fmt::Debug for Guarded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Guarded({:?}, {:?})", self.switch.get(), self.inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tcp::TcpIo;
+    use super::*;
+    use std::time::SystemTime;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::{TcpListener, TcpStream};
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    async fn pair(header: Duration, idle: Duration, write: Duration) -> (TcpStream, Guarded) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (server, peer) = listener.accept().await.unwrap();
+        let io = TcpIo::new(server, peer, SystemTime::UNIX_EPOCH);
+        let bounds = Bounds { header, idle, write, header_bytes: 1024, header_fields: 10, metrics: None };
+        let deadline = Instant::now() + header;
+        (client, Guarded::new(Box::new(io), false, deadline, Arc::new(bounds)))
+    }
+
+    #[tokio::test]
+    async fn a_header_that_drips_is_cut_at_the_total_deadline() {
+        let (mut client, mut server) = pair(Duration::from_millis(200), LONG, LONG).await;
+        let dripping = tokio::spawn(async move {
+            for _ in 0..100 {
+                client.write_all(b"x").await?;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            io::Result::Ok(())
+        });
+        let mut byte = [0_u8; 1];
+        let end = loop {
+            match server.read(&mut byte).await {
+                Ok(0) => panic!("the client closed first"),
+                Ok(_) => {}
+                Err(e) => break e,
+            }
+        };
+        assert_eq!(end.kind(), io::ErrorKind::TimedOut);
+        dripping.abort();
+    }
+
+    #[tokio::test]
+    async fn the_idle_limit_runs_between_requests_only() {
+        let (mut client, mut server) = pair(LONG, Duration::from_millis(50), LONG).await;
+        client.write_all(b"x").await.unwrap();
+        assert_eq!(server.read(&mut [0_u8; 8]).await.unwrap(), 1);
+        server.switch.disarm();
+        let serving = tokio::time::timeout(Duration::from_millis(150), server.read(&mut [0_u8; 8])).await;
+        assert!(serving.is_err(), "no deadline while a request is served");
+        server.switch.idle();
+        let end = server.read(&mut [0_u8; 8]).await.unwrap_err();
+        assert_eq!(end.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_does_not_read_is_given_up() {
+        let (_client, mut server) = pair(LONG, LONG, Duration::from_millis(100)).await;
+        server.switch.disarm();
+        let end = server.write_all(&vec![0_u8; 64 * 1024 * 1024]).await.unwrap_err();
+        assert_eq!(end.kind(), io::ErrorKind::TimedOut);
+        tokio::time::timeout(LONG / 2, Shutdown::shutdown(&mut server)).await.expect("shutdown ends too");
+    }
+
+    #[tokio::test]
+    async fn the_engines_refusal_is_replaced_but_no_body_that_looks_like_it() {
+        let engines = b"HTTP/1.1 400 Bad Request\r\nServer: Pingora\r\n\r\n";
+        let (mut client, mut server) = pair(LONG, LONG, LONG).await;
+        server.switch.disarm();
+        server.write_all(engines).await.unwrap();
+        server.flush().await.unwrap();
+        let mut body = vec![0_u8; engines.len()];
+        client.read_exact(&mut body).await.unwrap();
+        assert_eq!(body, engines);
+
+        server.switch.idle();
+        client.write_all(b"no request\r\n\r\n").await.unwrap();
+        server.read_exact(&mut [0_u8; 14]).await.unwrap();
+        server.write_all(engines).await.unwrap();
+        server.flush().await.unwrap();
+        drop(server);
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{answer}");
+        assert!(answer.contains("\r\nConnection: close\r\n") && !answer.contains("Pingora"), "{answer}");
+        assert!(answer.contains("\"reason\":\"bad_request\""), "{answer}");
+    }
+}

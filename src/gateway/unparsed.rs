@@ -1,0 +1,80 @@
+//! The answer to a request that is no HTTP/1 request: the engine refuses it before any phase runs, with an
+//! answer of its own, which is replaced by ours.
+
+use super::admission;
+use super::denial;
+use crate::policy::Denial;
+use crate::reason::Reason;
+use http::header;
+
+/// How the engine's own refusal begins on the wire.
+const REFUSAL: &[u8] = b"HTTP/1.1 400 ";
+
+/// The most fields the engine parses, whatever our own limit.
+const ENGINE_FIELDS: usize = 256;
+
+/// What arrived of a header block so far.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Arrived {
+    bytes: usize,
+    lines: usize,
+}
+
+impl Arrived {
+    pub(super) fn add(&mut self, piece: &[u8]) {
+        self.bytes += piece.len();
+        self.lines += piece.split(|byte| *byte == b'\n').count().saturating_sub(1);
+    }
+
+    /// Why the engine cannot have parsed it.
+    pub(super) fn reason(self, most_bytes: usize, most_fields: usize) -> Reason {
+        // The request line comes first.
+        if self.bytes > most_bytes || self.lines > most_fields.min(ENGINE_FIELDS) + 1 {
+            Reason::HeaderTooLarge
+        } else {
+            Reason::BadRequest
+        }
+    }
+}
+
+/// Whether the engine is about to refuse, if no request is being served.
+pub(super) fn is_refusal(written: &[u8]) -> bool {
+    written.starts_with(REFUSAL)
+}
+
+/// A whole answer, after which the connection ends; and its status.
+pub(super) fn answer(reason: Reason) -> (u16, Vec<u8>) {
+    // Without randomness there is no identifier to give.
+    let request_id = admission::new_request_id().unwrap_or_default();
+    let reply = denial::reply(&Denial::new(reason), &request_id, false);
+    let status = http::StatusCode::from_u16(reply.status).unwrap_or(http::StatusCode::BAD_REQUEST);
+    let mut text = format!("HTTP/1.1 {} {}\r\n", status.as_str(), status.canonical_reason().unwrap_or(""));
+    let mut line = |name: &str, value: &str| {
+        text.extend([name, ": ", value, "\r\n"]);
+    };
+    for (name, value) in &reply.headers {
+        line(&super::respond::spelled(name), value.to_str().unwrap_or_default());
+    }
+    line("X-Request-Id", &request_id);
+    line(&super::respond::spelled(&header::CONTENT_LENGTH), &reply.body.len().to_string());
+    line(&super::respond::spelled(&header::CONNECTION), "close");
+    text.push_str("\r\n");
+    let mut answer = text.into_bytes();
+    answer.extend_from_slice(&reply.body);
+    (status.as_u16(), answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_too_long_is_told_from_what_was_wrong() {
+        let mut arrived = Arrived::default();
+        arrived.add(b"GET / HTTP/1.1\r\nHost x\r\n\r\n");
+        assert_eq!(arrived.reason(1024, 100), Reason::BadRequest);
+        assert_eq!(arrived.reason(20, 100), Reason::HeaderTooLarge);
+        arrived.add("a: b\r\n".repeat(120).as_bytes());
+        assert_eq!(arrived.reason(1024, 100), Reason::HeaderTooLarge);
+    }
+}
