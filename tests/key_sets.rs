@@ -41,8 +41,8 @@ fn a_cold_start_under_load_makes_one_fetch_that_everybody_waits_for() {
 #[test]
 fn waiters_share_the_failure_of_a_hanging_fetch() {
     let (upstream, issuer) = (Upstream::start(), Issuer::start());
-    issuer.delay(Duration::from_secs(30));
-    let gateway = Gateway::start_live(&layout(&upstream, &issuer, "timeout: 1s, cooldown: 30s"));
+    issuer.delay(Duration::from_secs(60));
+    let gateway = Gateway::start_live(&layout(&upstream, &issuer, "timeout: 2s, cooldown: 60s"));
     let token = issuer.sign();
     let start = Instant::now();
     for response in together(&gateway, &token, 10) {
@@ -51,12 +51,12 @@ fn waiters_share_the_failure_of_a_hanging_fetch() {
         assert!(response.header("retry-after").is_some());
         assert!(response.header("www-authenticate").is_none(), "an outage accused the client");
     }
-    assert!(start.elapsed() < Duration::from_secs(3), "one after the other: {:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(8), "one after the other: {:?}", start.elapsed());
     assert_eq!(issuer.fetches(), 1);
     // Within the cooldown the answer is immediate.
     let start = Instant::now();
     call(&gateway, &token).expect(503);
-    assert!(start.elapsed() < Duration::from_millis(500), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_millis(1800), "{:?}", start.elapsed());
 }
 
 #[test]
@@ -112,18 +112,17 @@ fn short(reply: &Reply) -> String {
 #[test]
 fn keys_outlive_an_issuer_that_is_gone_until_they_are_too_stale() {
     let (upstream, issuer) = (Upstream::start(), Issuer::start());
-    let config =
-        layout(&upstream, &issuer, "every: 200ms, stale_for: 1500ms, timeout: 500ms, cooldown: 100ms");
+    let config = layout(&upstream, &issuer, "every: 200ms, stale_for: 4s, timeout: 500ms, cooldown: 100ms");
     let gateway = Gateway::start(&config);
     let token = issuer.sign();
     call(&gateway, &token).expect(200);
     issuer.stop();
     let start = Instant::now();
-    while start.elapsed() < Duration::from_millis(800) {
+    while start.elapsed() < Duration::from_millis(1500) {
         call(&gateway, &token).expect(200);
     }
     let mut last = 200;
-    assert!(eventually(Duration::from_secs(8), || {
+    assert!(eventually(Duration::from_secs(15), || {
         last = call(&gateway, &token).status;
         last != 200
     }));
@@ -257,8 +256,8 @@ fn a_dead_issuer_does_not_hold_up_another() {
     let upstream = Upstream::start();
     let (alive, dead) = (Issuer::start(), Issuer::with_key(Key::p256("dead")));
     dead.delay(Duration::from_secs(30));
-    let config = layout(&upstream, &alive, "timeout: 3s")
-        .issuer("dead", &dead.settings_with(", refresh: { timeout: 3s, cooldown: 100ms }"));
+    let config = layout(&upstream, &alive, "timeout: 5s")
+        .issuer("dead", &dead.settings_with(", refresh: { timeout: 5s, cooldown: 100ms }"));
     let gateway = Gateway::start_live(&config);
     let (good, bad) = (alive.sign(), dead.sign());
     thread::scope(|scope| {
@@ -267,7 +266,7 @@ fn a_dead_issuer_does_not_hold_up_another() {
         for _ in 0..10 {
             call(&gateway, &good).expect(200);
         }
-        assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+        assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
         waiting.join().unwrap().expect(503);
     });
 }

@@ -1,6 +1,6 @@
 //! Login, refresh, logout: an honest user stays in, a thief is found out, an ended session is felt.
 
-use crate::support::config::{PASSWORD, phc};
+use crate::support::config::{PASSWORD, phc, users};
 use crate::support::keys::b64;
 use crate::support::person::{
     Tokens, call, credentials, end_session, login, login_as, login_request, logout, refresh, refresh_request,
@@ -8,7 +8,9 @@ use crate::support::person::{
 };
 use crate::support::token::{now, parts};
 use crate::support::wait::let_pass;
-use crate::support::{Config, Gateway, Issuer, Sessions, Upstream, delete, eventually, get, post, request};
+use crate::support::{
+    Config, Connection, Gateway, Issuer, Sessions, Upstream, delete, eventually, get, post, request,
+};
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -717,4 +719,57 @@ fn users_keep_their_claims_and_names_through_a_refresh() {
     // The subject is the username where the file names none.
     assert_eq!((claims["sub"].as_str(), claims["scope"].as_str()), (Some("bob"), Some("orders:read")));
     assert_eq!(claims["roles"], json!(["guest"]));
+}
+
+#[test]
+fn a_changed_users_file_is_felt_and_a_broken_one_changes_nothing() {
+    let set = start(Sessions::embedded());
+    let folder = set.gateway.folder();
+    let (alice, bob) = (login(&set.gateway), login_as(&set.gateway, "bob"));
+    let disabled = users().replace("{ username: alice,", "{ disabled: true, username: alice,");
+    assert_ne!(disabled, users());
+    folder.write("users.yaml", disabled);
+    let status = |user: &str| login_request(user).send(&set.gateway.address()).status;
+    assert!(eventually(Duration::from_secs(15), || status("alice") == 401), "the change was never read");
+    code(refresh(&set.gateway, &alice.refresh), 401, "session_revoked");
+    Tokens::from_body(refresh(&set.gateway, &bob.refresh));
+
+    let before = set.gateway.stderr();
+    folder.write("users.yaml", "users: [");
+    let told = || set.gateway.stderr().trim_start_matches(&before).contains("users.yaml");
+    assert!(eventually(Duration::from_secs(15), told), "a broken file went unnoticed");
+    assert_eq!((status("alice"), status("bob")), (401, 200));
+}
+
+#[test]
+fn a_login_that_expects_100_continue_is_asked_for_its_body() {
+    let set = start(Sessions::embedded());
+    let mut connection = Connection::open(&set.gateway.address()).unwrap();
+    let body = credentials("alice").to_string();
+    let head = format!(
+        "POST /auth/login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nExpect: 100-continue\r\n\
+         Content-Length: {}\r\n\r\n",
+        body.len()
+    );
+    connection.send(head).unwrap();
+    assert_eq!(connection.read_one(false).unwrap().status, 100);
+    connection.send(body).unwrap();
+    Tokens::from_body(connection.read_response(false).unwrap());
+}
+
+#[test]
+fn a_login_whose_body_never_comes_is_given_up() {
+    let upstream = Upstream::start();
+    let config = layout(&upstream, Sessions::embedded()).server("limits", "{ body_timeout: 300ms }");
+    let gateway = Gateway::start(&config);
+    let mut connection = Connection::open(&gateway.address()).unwrap();
+    let head = "POST /auth/login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n{";
+    connection.send(head).unwrap();
+    let start = Instant::now();
+    match connection.read_response(false) {
+        Ok(response) => assert_eq!(response.status, 408),
+        Err(why) => assert_ne!(why.kind(), std::io::ErrorKind::TimedOut, "the body was waited for"),
+    }
+    assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
+    login(&gateway);
 }

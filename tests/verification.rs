@@ -278,12 +278,12 @@ fn times_are_checked_with_the_leeway_and_wrong_types_are_refused() {
 fn an_expired_token_is_refused_although_it_was_accepted_a_moment_ago() {
     let (upstream, issuer) = (Upstream::start(), Issuer::start());
     let gateway = Gateway::start(&layout(&upstream, &issuer, ", leeway: 0s"));
-    let token = issuer.token().expires_in(2).sign(&issuer.key);
+    let token = issuer.token().expires_in(3).sign(&issuer.key);
     let mut connection = Connection::open(&gateway.address()).unwrap();
     connection.exchange(&api(&token)).unwrap().expect(200);
     connection.exchange(&api(&token)).unwrap().expect(200);
     let mut status = 0;
-    assert!(eventually(Duration::from_secs(5), || {
+    assert!(eventually(Duration::from_secs(10), || {
         status = connection.exchange(&api(&token)).unwrap().status;
         status != 200
     }));

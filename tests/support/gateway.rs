@@ -1,7 +1,7 @@
 //! The real binary as a child process in a folder of its own.
 
 use super::client::get;
-use super::config::Config;
+use super::config::{Config, PASSWORD};
 use super::folder::Folder;
 use super::ports::free_port;
 use super::wait::{eventually, wait_for};
@@ -161,6 +161,11 @@ impl Gateway {
         format!("127.0.0.1:{}", self.ports[self.ports.len() - 1])
     }
 
+    /// The folder of its configuration.
+    pub(crate) fn folder(&self) -> &Folder {
+        &self.folder
+    }
+
     /// What it wrote on standard output: access log and audit lines.
     pub(crate) fn stdout(&self) -> String {
         self.output.stdout.text()
@@ -247,6 +252,13 @@ impl Drop for Gateway {
         self.kill9();
         if thread::panicking() {
             eprintln!("{}", self.everything());
+            return;
+        }
+        // Whatever a test is about: no gateway panics, and none writes a secret into its logs.
+        let said = self.stdout() + &self.stderr();
+        for word in ["panicked at", "prt_", PASSWORD] {
+            let line = said.lines().find(|line| line.contains(word));
+            assert!(line.is_none(), "the gateway wrote {word:?}: {line:?}");
         }
     }
 }
