@@ -27,6 +27,7 @@ fn serve(mut stream: &TcpStream) -> std::io::Result<()> {
             (parts.next().unwrap_or_default().to_owned(), parts.next().unwrap_or_default().to_owned());
         let mut headers = serde_json::Map::new();
         let mut length = 0;
+        let mut chunked = false;
         loop {
             let mut field = String::new();
             if reader.read_line(&mut field)? == 0 || field.trim().is_empty() {
@@ -36,6 +37,7 @@ fn serve(mut stream: &TcpStream) -> std::io::Result<()> {
                 if name.eq_ignore_ascii_case("content-length") {
                     length = value.trim().parse().unwrap_or(0);
                 }
+                chunked |= name.eq_ignore_ascii_case("transfer-encoding");
                 headers.insert(name.to_owned(), value.trim().into());
             }
         }
@@ -43,12 +45,17 @@ fn serve(mut stream: &TcpStream) -> std::io::Result<()> {
         let seen = serde_json::json!({ "method": method, "path": path, "headers": headers });
         let body = format!("{seen:#}\n");
         let head = format!(
-            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
-            body.len()
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{}\r\n",
+            body.len(),
+            if chunked { "Connection: close\r\n" } else { "" }
         );
         stream.write_all(head.as_bytes())?;
         if method != "HEAD" {
             stream.write_all(body.as_bytes())?;
+        }
+        if chunked {
+            // Its end is not looked for, so nothing after it can be read.
+            return stream.shutdown(std::net::Shutdown::Write);
         }
     }
 }

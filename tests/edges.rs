@@ -235,3 +235,19 @@ fn a_system_without_roots_matters_only_to_upstreams_verified_by_them() {
     assert_eq!(exit.code, Some(1));
     assert!(exit.stderr.contains("system's root certificates") && !exit.stderr.contains("panic"), "{exit:?}");
 }
+
+#[test]
+fn a_header_that_cannot_be_parsed_is_not_quoted_in_the_log() {
+    let upstream = Upstream::answering(|_| {
+        Reply::Raw(b"HTTP/1.1 200 OK\r\nSet-Cookie: s=upstreams-secret\r\nno colon\r\n\r\n".into())
+    });
+    let gateway = Gateway::start(&Config::public(&upstream));
+    get("/").send(&gateway.address()).expect(502);
+    let mut admin = Connection::open(&gateway.admin()).unwrap();
+    admin.send("GET /metrics HTTP/1.1\r\nAuthorization: Bearer admins-secret\r\nno colon\r\n\r\n").unwrap();
+    let _ = admin.read_to_end();
+    let warned = || gateway.stderr().contains("a request could not be proxied");
+    assert!(crate::support::eventually(Duration::from_secs(5), warned));
+    let said = gateway.stdout() + &gateway.stderr();
+    assert!(!said.contains("upstreams-secret") && !said.contains("admins-secret"), "{said}");
+}

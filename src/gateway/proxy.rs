@@ -193,7 +193,7 @@ impl ProxyHttp for Gateway {
             reason = Reason::BodyTimeout;
         }
         if matches!(reason, Reason::UpstreamUnreachable | Reason::UpstreamTimeout | Reason::Internal) {
-            tracing::warn!(request = ctx.request_id, %error, "a request could not be proxied");
+            tracing::warn!(request = ctx.request_id, error = told(error), "a request could not be proxied");
         }
         if session.response_written().is_none() {
             session.set_keepalive(None);
@@ -327,6 +327,16 @@ impl Gateway {
 fn may_retry(session: &Session, ctx: &RequestContext) -> bool {
     let retries = ctx.route.as_ref().map_or(0, |served| served.upstream.retries());
     session.req_header().method.is_idempotent() && ctx.attempt.begun <= retries
+}
+
+/// An error of the proxy engine for the log. One about a header quotes all of it, cookies and tokens too.
+fn told(error: &Error) -> String {
+    match error.etype() {
+        ErrorType::InvalidHTTPHeader => {
+            format!("{} {}", error.esource().as_str(), error.etype().as_str()).trim_start().to_owned()
+        }
+        _ => error.to_string(),
+    }
 }
 
 /// What an error of the proxy engine means to the client; `None` if the client itself broke off.
