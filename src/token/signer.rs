@@ -144,9 +144,9 @@ impl Signer {
             ("iss", json!(self.issuer)),
             ("sub", json!(subject)),
             ("aud", audience),
-            // Whole seconds: issued no later, and expiring no earlier, than said.
+            // Whole seconds, and exactly the lifetime apart: what clients compute from either agrees.
             ("iat", json!(now.as_secs())),
-            ("exp", json!(now.plus(self.lifetime).plus(Duration::from_millis(999)).as_secs())),
+            ("exp", json!(now.as_secs().saturating_add(whole_seconds(self.lifetime)))),
             ("jti", json!(URL_SAFE_NO_PAD.encode(random_bytes::<16>()?))),
             ("sid", json!(session.session.to_string())),
             ("usr", json!(session.user.to_string())),
@@ -186,6 +186,11 @@ impl Signer {
             keys: Arc::clone(&self.keys),
         }
     }
+}
+
+/// Rounded up, so that a lifetime under a second is not none.
+fn whole_seconds(lifetime: Duration) -> u64 {
+    lifetime.as_secs().saturating_add(u64::from(lifetime.subsec_nanos() > 0))
 }
 
 #[cfg(test)]
@@ -254,7 +259,7 @@ mod tests {
             &json!({"scope": "a", "roles": ["r"], "n": 9_007_199_254_740_993_u64}),
         ));
         let expected = json!({
-            "iss": "https://gw.example", "sub": "u1", "aud": "api", "iat": 1_800_000_000, "exp": 1_800_000_601,
+            "iss": "https://gw.example", "sub": "u1", "aud": "api", "iat": 1_800_000_000, "exp": 1_800_000_600,
             "jti": claims["jti"], "sid": session().session.to_string(), "usr": session().user.to_string(),
             "gen": 5, "uep": 9, "scope": "a", "roles": ["r"], "n": 9_007_199_254_740_993_u64,
         });
