@@ -1,6 +1,6 @@
 # Two commands are all a newcomer needs: `make run` and `make test`.
 
-.PHONY: run test setup build-tools test-tools help
+.PHONY: help run test image build-tools test-tools
 
 help:
 	@echo "make run    build, start the gateway with a demo upstream, print the curl lines to try"
@@ -21,3 +21,7 @@ run: build-tools
 test: test-tools
 	cargo test --locked --all-targets
 	cargo test --locked --doc
+
+# With whatever builder is there.
+image:
+	$$(command -v docker || command -v podman || command -v buildah) build -t portcullis .
