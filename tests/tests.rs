@@ -24,6 +24,7 @@ mod policy;
 mod proxy;
 mod sessions;
 mod stores;
+mod readme;
 mod tidy;
 mod verification;
 mod wire;
