@@ -172,6 +172,19 @@ fn an_upgrade_that_no_route_allows_opens_no_tunnel() {
 }
 
 #[test]
+fn an_upstream_that_switches_protocols_unasked_gets_no_tunnel() {
+    let upstream = Upstream::answering(|_| {
+        Reply::Raw(
+            b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n".to_vec(),
+        )
+    });
+    let gateway = start(&upstream);
+    let (status, _) = battle(&gateway, format!("GET /ws HTTP/1.1\r\nHost: x\r\n\r\n{SMUGGLED}").as_bytes());
+    assert_ne!(status, Some(101));
+    nothing_smuggled(&upstream);
+}
+
+#[test]
 fn pipelined_requests_are_each_judged_on_their_own() {
     let upstream = Upstream::start();
     let gateway = start(&upstream);
