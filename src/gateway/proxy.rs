@@ -129,6 +129,23 @@ impl ProxyHttp for Gateway {
         outgoing::prepare(session, upstream_request, ctx, cookies)
     }
 
+    /// An upstream may not switch protocols: no request that leaves here asks for it, and what follows a 101 is
+    /// no HTTP (RFC 9110 section 15.2.2).
+    async fn upstream_response_filter(
+        &self,
+        _session: &mut Session,
+        response: &mut ResponseHeader,
+        _ctx: &mut RequestContext,
+    ) -> Result<()> {
+        if response.status == http::StatusCode::SWITCHING_PROTOCOLS {
+            let mut error =
+                Error::explain(ErrorType::InvalidHTTPHeader, "the upstream switched protocols unasked");
+            error.as_up();
+            return Err(error);
+        }
+        Ok(())
+    }
+
     async fn response_filter(
         &self,
         _session: &mut Session,
