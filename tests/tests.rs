@@ -11,6 +11,7 @@
 
 mod support;
 
+mod attacks;
 mod check;
 mod commands;
 mod cookies_and_csrf;

@@ -5,10 +5,10 @@ use super::headers;
 use super::path::CanonicalPath;
 use crate::clock::random_bytes;
 use crate::reason::Reason;
-use http::{HeaderMap, Method, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Version, header};
 use pingora_core::protocols::http::v1::server::HttpSession as Http1Session;
 use pingora_proxy::Session;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 /// The longest request identifier taken over from a client.
 const REQUEST_ID_LENGTH: usize = 128;
@@ -29,10 +29,13 @@ pub(super) fn admit(session: &Session, ctx: &mut RequestContext) -> Result<Canon
     if block > limits.header_bytes || request.headers.len() > limits.header_fields {
         return Err(Reason::HeaderTooLarge);
     }
-    if request.method == Method::TRACE || request.method == Method::CONNECT {
+    if !is_served(&request.method) {
         return Err(Reason::MethodNotAllowed);
     }
     framing(session)?;
+    if !is_whole_target(session) {
+        return Err(Reason::BadPath);
+    }
     ctx.host = host(session)?;
     CanonicalPath::parse(request.uri.path().as_bytes()).map_err(|_| Reason::BadPath)
 }
@@ -93,11 +96,37 @@ pub(super) fn new_request_id() -> Result<String, Reason> {
     Ok(bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect())
 }
 
-/// A body of one unmistakable length (RFC 9112 section 6.3): `Transfer-Encoding` is `chunked` and nothing
-/// else, never beside `Content-Length`, never in HTTP/1.0. The parser has dropped a contradicting
-/// `Content-Length` already, so the raw header block is asked.
+/// Methods are case-sensitive (RFC 9110 section 9.1) and none that is in use has small letters: `delete` is
+/// no method that a route names, but some upstreams would take it for `DELETE`.
+fn is_served(method: &Method) -> bool {
+    !matches!(*method, Method::TRACE | Method::CONNECT)
+        && !method.as_str().bytes().any(|b| b.is_ascii_lowercase())
+}
+
+/// Whether the path that is judged is the whole of the target: in origin or absolute form, or `*` (RFC 9112
+/// section 3.2), and without a fragment. The parser makes `/` of any other form, and drops a fragment, which
+/// only the raw request line still shows.
+fn is_whole_target(session: &Session) -> bool {
+    let target = session.req_header().raw_path();
+    let scheme = target.split(|b| *b == b':').next().unwrap_or_default();
+    let known = target.starts_with(b"/")
+        || target == b"*"
+        || scheme.eq_ignore_ascii_case(b"http")
+        || scheme.eq_ignore_ascii_case(b"https");
+    let raw = session.as_http1().map(Http1Session::get_headers_raw_bytes).unwrap_or_default();
+    known && !raw.split(|b| *b == b'\n').next().is_some_and(|line| line.contains(&b'#'))
+}
+
+/// A body of one unmistakable length (RFC 9112 section 6.3): one `Content-Length` of digits alone, or a
+/// `Transfer-Encoding` that is `chunked` and nothing else, never beside `Content-Length`, never in HTTP/1.0.
+/// The parser has dropped a contradicting `Content-Length` already, so the raw header block is asked.
 fn framing(session: &Session) -> Result<(), Reason> {
     let request = session.req_header();
+    let mut lengths = request.headers.get_all(header::CONTENT_LENGTH).into_iter();
+    let is_number = |value: &HeaderValue| value.as_bytes().trim_ascii().iter().all(u8::is_ascii_digit);
+    if lengths.next().is_some_and(|length| !is_number(length)) || lengths.next().is_some() {
+        return Err(Reason::BadRequest);
+    }
     let mut encodings = request.headers.get_all(header::TRANSFER_ENCODING).into_iter();
     let Some(encoding) = encodings.next() else { return Ok(()) };
     let chunked =
@@ -119,7 +148,7 @@ fn names_content_length(raw: &[u8]) -> bool {
 }
 
 /// The host the client asked for: required in HTTP/1.1 (RFC 9112 section 3.2), and an authority without
-/// userinfo, path or anything that some reader takes for more.
+/// userinfo, path or anything that some reader takes for more, or drops.
 fn host(session: &Session) -> Result<String, Reason> {
     let request = session.req_header();
     let named = match request.uri.authority() {
@@ -139,7 +168,28 @@ fn host(session: &Session) -> Result<String, Reason> {
 
 fn is_authority(text: &str) -> bool {
     let good = |b: u8| b.is_ascii_alphanumeric() || b"-._:[]~".contains(&b);
-    !text.is_empty() && text.bytes().all(good) && text.parse::<http::uri::Authority>().is_ok()
+    let Some((name, port)) = name_and_port(text) else { return false };
+    let is_name = match name.strip_prefix('[').and_then(|name| name.strip_suffix(']')) {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        None => !name.is_empty() && !name.starts_with('.') && !name.contains([':', '[', ']']),
+    };
+    // An empty label, as in `example.com..`: a reader that takes all dots away has the host of another route.
+    is_name
+        && !name.contains("..")
+        && text.bytes().all(good)
+        && (port.is_empty() || port.parse::<u16>().is_ok_and(|_| port.bytes().all(|b| b.is_ascii_digit())))
+}
+
+/// Parts `host` and `host:port`, where an IPv6 address stands in brackets; without a port it is empty. `None`
+/// if what follows the brackets is no port.
+fn name_and_port(text: &str) -> Option<(&str, &str)> {
+    let end = if text.starts_with('[') {
+        text.find(']')?.checked_add(1)?
+    } else {
+        text.find(':').unwrap_or(text.len())
+    };
+    let (name, rest) = text.split_at_checked(end)?;
+    Some((name, if rest.is_empty() { rest } else { rest.strip_prefix(':')? }))
 }
 
 /// Whether the client takes HTML and nothing a problem document could be: a browser without script.
@@ -165,11 +215,57 @@ mod tests {
 
     #[test]
     fn authorities_with_userinfo_or_paths_are_refused() {
-        for bad in ["", "a@b", "a/b", "a b", "a,b", "a\\b", "a?b", "a#b", "a%2fb", "a:b:c"] {
+        for bad in [
+            "",
+            "a@b",
+            "a/b",
+            "a b",
+            "a,b",
+            "a\\b",
+            "a?b",
+            "a#b",
+            "a%2fb",
+            "a:b:c",
+            "a:b",
+            "a:+1",
+            "a:65536",
+            "a..",
+            "a..b",
+            ".a",
+            ".",
+            ":80",
+            "[::1",
+            "[::1]x",
+            "[a.example]",
+            "::1",
+        ] {
             assert!(!is_authority(bad), "{bad:?}");
         }
-        for good in ["example.com", "example.com:8080", "[::1]:80", "10.0.0.1", "a_b.example"] {
+        for good in [
+            "example.com",
+            "example.com:8080",
+            "example.com.",
+            "a:",
+            "[::1]",
+            "[::1]:80",
+            "10.0.0.1",
+            "a_b.example",
+        ] {
             assert!(is_authority(good), "{good:?}");
+        }
+    }
+
+    #[test]
+    fn methods_in_small_letters_are_not_served() {
+        for (method, served) in [
+            ("GET", true),
+            ("M-SEARCH", true),
+            ("TRACE", false),
+            ("CONNECT", false),
+            ("trace", false),
+            ("Get", false),
+        ] {
+            assert_eq!(is_served(&method.parse().unwrap()), served, "{method}");
         }
     }
 

@@ -1,0 +1,71 @@
+//! Attacks that once got further than they should: each holds what was mended.
+
+use crate::support::{Config, Connection, Gateway, Upstream};
+use std::time::Duration;
+
+fn start(upstream: &Upstream) -> Gateway {
+    let config = Config::to(upstream)
+        .listener("http2: true")
+        .route("{ name: all, match: { path: /** }, upstream: app, auth: public }")
+        .route("{ name: secret, match: { hosts: [secret.example], path: /** }, upstream: app }");
+    Gateway::start(&config)
+}
+
+/// Sends a request without a body and gives the status of its answer.
+fn status(gateway: &Gateway, head: &str) -> u16 {
+    let mut connection = Connection::open(&gateway.address()).unwrap().patience(Duration::from_secs(4));
+    connection.send(format!("{head}\r\n\r\n")).unwrap();
+    connection.read_response(false).unwrap().status
+}
+
+#[test]
+fn a_host_that_only_some_readers_understand_reaches_no_route() {
+    let upstream = Upstream::start();
+    let gateway = start(&upstream);
+    for host in [
+        "secret.example..",
+        "secret.example:x",
+        "secret.example:+1",
+        "secret.example:99999",
+        "[secret.example]",
+    ] {
+        assert_eq!(status(&gateway, &format!("GET /x HTTP/1.1\r\nHost: {host}")), 400, "{host}");
+    }
+    for host in ["secret.example", "SECRET.example.", "secret.example:80", "secret.example:"] {
+        assert_eq!(status(&gateway, &format!("GET /x HTTP/1.1\r\nHost: {host}")), 401, "{host}");
+    }
+    assert_eq!(upstream.hits(), 0);
+}
+
+#[test]
+fn a_method_in_small_letters_is_405() {
+    let upstream = Upstream::start();
+    let gateway = start(&upstream);
+    for method in ["trace", "connect", "get", "Delete"] {
+        assert_eq!(status(&gateway, &format!("{method} /x HTTP/1.1\r\nHost: x")), 405, "{method}");
+    }
+    assert_eq!(upstream.hits(), 0);
+}
+
+#[test]
+fn a_target_that_is_more_than_a_path_and_a_query_is_400() {
+    let upstream = Upstream::start();
+    let gateway = start(&upstream);
+    for target in ["/x#/../y", "/x?a#b", "/#", " /x", "x", "ftp://x/y", "localhost:80", "?"] {
+        assert_eq!(status(&gateway, &format!("GET {target} HTTP/1.1\r\nHost: x")), 400, "{target}");
+    }
+    assert_eq!(status(&gateway, "GET http://x/y HTTP/1.1\r\nHost: x"), 200);
+    assert_eq!(upstream.last().target(), "/y");
+    assert_eq!(upstream.hits(), 1);
+}
+
+#[test]
+fn a_length_given_twice_is_400_and_no_fault_of_the_upstream() {
+    let upstream = Upstream::start();
+    let gateway = start(&upstream);
+    for length in ["5, 5", "5,5", "5\r\nContent-Length: 5"] {
+        let head = format!("POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\nhello");
+        assert_eq!(status(&gateway, &head), 400, "{length}");
+    }
+    assert_eq!(upstream.hits(), 0);
+}
