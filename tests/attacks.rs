@@ -1,5 +1,6 @@
 //! Attacks that once got further than they should: each holds what was mended.
 
+use crate::support::http2::fetch;
 use crate::support::{Config, Connection, Gateway, Upstream};
 use std::time::Duration;
 
@@ -68,4 +69,14 @@ fn a_length_given_twice_is_400_and_no_fault_of_the_upstream() {
         assert_eq!(status(&gateway, &head), 400, "{length}");
     }
     assert_eq!(upstream.hits(), 0);
+}
+
+#[test]
+fn cookies_of_an_http2_client_leave_in_one_field() {
+    let upstream = Upstream::start();
+    let gateway = start(&upstream);
+    let url = format!("http://{}/x", gateway.address());
+    let answer = fetch(&url, &[("cookie", "a=1"), ("cookie", "b=2; c=3")], None);
+    assert_eq!(answer.status, 200);
+    assert_eq!(upstream.last().all("cookie"), ["a=1; b=2; c=3"]);
 }

@@ -35,9 +35,7 @@ pub(super) fn prepare(
     if served.route.forward.authorization == AuthorizationHeader::Strip {
         outgoing.remove_header(&header::AUTHORIZATION);
     }
-    if let Some(cookies) = cookies {
-        strip_own_cookies(outgoing, cookies)?;
-    }
+    set_cookies(outgoing, cookies)?;
     let path = match &served.route.strip_prefix {
         None => ctx.path.as_str(),
         Some(prefix) => prefix.strip(&ctx.path).ok_or_else(|| {
@@ -93,21 +91,29 @@ fn set_path(outgoing: &mut RequestHeader, path: &str) -> Result<()> {
     Ok(())
 }
 
-/// Our own cookies are ours alone: no upstream sees them.
-fn strip_own_cookies(outgoing: &mut RequestHeader, cookies: &CookieSettings) -> Result<()> {
+/// Our own cookies are ours alone: no upstream sees them. The others leave in one field: HTTP/2 clients send
+/// them in several, which means nothing in HTTP/1.1 (RFC 9113 section 8.2.3).
+fn set_cookies(outgoing: &mut RequestHeader, own: Option<&CookieSettings>) -> Result<()> {
     let lines: Vec<HeaderValue> = outgoing.headers.get_all(header::COOKIE).into_iter().cloned().collect();
-    if lines.iter().all(|line| cookies.strip_own_cookies(line) == Stripped::Unchanged) {
+    let strip = |line: &HeaderValue| own.map_or(Stripped::Unchanged, |own| own.strip_own_cookies(line));
+    if lines.len() < 2 && lines.iter().all(|line| strip(line) == Stripped::Unchanged) {
         return Ok(());
     }
-    outgoing.remove_header(&header::COOKIE);
+    let mut kept: Vec<HeaderValue> = Vec::with_capacity(lines.len());
     for line in lines {
-        match cookies.strip_own_cookies(&line) {
-            Stripped::Unchanged => drop(outgoing.append_header(header::COOKIE, line)?),
-            Stripped::Rest(rest) => drop(outgoing.append_header(header::COOKIE, rest)?),
+        match strip(&line) {
+            Stripped::Unchanged => kept.push(line),
+            Stripped::Rest(rest) => kept.push(rest),
             Stripped::Nothing => {}
         }
     }
-    Ok(())
+    outgoing.remove_header(&header::COOKIE);
+    if kept.is_empty() {
+        return Ok(());
+    }
+    let joined = kept.iter().map(HeaderValue::as_bytes).collect::<Vec<_>>().join(b"; ".as_slice());
+    let joined = HeaderValue::from_bytes(&joined).or_err(ErrorType::InternalError, "cookies")?;
+    outgoing.insert_header(header::COOKIE, joined)
 }
 
 /// How many fields of the client's request would be read as identity.
