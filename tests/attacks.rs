@@ -1,8 +1,9 @@
 //! Attacks that once got further than they should: each holds what was mended.
 
 use crate::support::http2::fetch;
-use crate::support::{Config, Connection, Gateway, Upstream};
-use std::time::Duration;
+use crate::support::{Config, Connection, Gateway, Sessions, Upstream};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 fn start(upstream: &Upstream) -> Gateway {
     let config = Config::to(upstream)
@@ -79,4 +80,29 @@ fn cookies_of_an_http2_client_leave_in_one_field() {
     let answer = fetch(&url, &[("cookie", "a=1"), ("cookie", "b=2; c=3")], None);
     assert_eq!(answer.status, 200);
     assert_eq!(upstream.last().all("cookie"), ["a=1; b=2; c=3"]);
+}
+
+#[test]
+fn a_login_that_comes_byte_by_byte_is_given_up() {
+    let upstream = Upstream::start();
+    let config = Config::to(&upstream)
+        .server("limits", "{ body_timeout: 600ms }")
+        .sessions(Sessions::embedded())
+        .route("{ name: all, match: { path: /** }, upstream: app, auth: public }");
+    let gateway = Gateway::start(&config);
+    let head = "POST /auth/login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 8000\r\n\r\n";
+    let mut connection = Connection::open(&gateway.address()).unwrap().patience(Duration::from_millis(100));
+    connection.send(head).unwrap();
+    let start = Instant::now();
+    let response = loop {
+        assert!(start.elapsed() < Duration::from_secs(5), "it is still being read");
+        let sent = connection.send(" ");
+        match connection.read_response(false) {
+            Ok(response) => break response,
+            Err(error) => assert!(sent.is_ok(), "ended without an answer: {error}"),
+        }
+        // The attack itself: a byte now and then.
+        sleep(Duration::from_millis(50));
+    };
+    assert_eq!(response.status, 408);
 }

@@ -7,6 +7,7 @@ use pingora_core::Result;
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// An unread body up to this length is read and dropped, so that the connection can be kept.
 const DRAIN_BYTES: u64 = 64 * 1024;
@@ -89,8 +90,13 @@ pub(super) enum SmallBody {
     TooSlow,
 }
 
-/// Reads a body of at most `most` bytes, each piece within `each`.
-pub(super) async fn read_small_body(session: &mut Session, most: usize, each: Duration) -> Result<SmallBody> {
+/// Reads a body of at most `most` bytes, all of it within `limit`: so little takes no longer, and piece by
+/// piece it could hold its connection for days.
+pub(super) async fn read_small_body(
+    session: &mut Session,
+    most: usize,
+    limit: Duration,
+) -> Result<SmallBody> {
     if content_length(session).is_some_and(|length| length > most as u64) {
         return Ok(SmallBody::TooLarge);
     }
@@ -103,8 +109,9 @@ pub(super) async fn read_small_body(session: &mut Session, most: usize, each: Du
         session.write_continue_response().await?;
     }
     let mut body = BytesMut::new();
+    let deadline = Instant::now() + limit;
     loop {
-        match tokio::time::timeout(each, session.read_request_body()).await {
+        match tokio::time::timeout_at(deadline, session.read_request_body()).await {
             Err(_) => return Ok(SmallBody::TooSlow),
             Ok(piece) => match piece? {
                 None => return Ok(SmallBody::Complete(body.freeze())),
