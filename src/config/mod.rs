@@ -321,8 +321,6 @@ mod tests {
             "forward_auth",
             "telemetry",
             "token_file",
-            "cluster",
-            "sentinel",
             "http",
             "sql",
             "ldap",

@@ -1,11 +1,11 @@
 //! `sessions.store`: where sessions are kept.
 
 use super::pem;
-use super::reader::{Fields, Value};
+use super::reader::Value;
 use super::web;
 use crate::secret::Secret;
 use crate::session::family::RotationPolicy;
-use crate::session::redis::{RedisSettings, RedisStore, SettingsError};
+use crate::session::redis::{RedisSettings, RedisStore, Servers, SettingsError};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -36,19 +36,18 @@ pub(super) fn store(value: &Value<'_>) -> Option<StoreConfig> {
 }
 
 fn redis(value: &Value<'_>) -> Option<StoreConfig> {
-    let fields = value.fields(&["url", "url_file", "timeout", "ca_file"], &["cluster", "sentinel"])?;
+    let fields = value.fields(&["url", "url_file", "cluster", "sentinel", "timeout", "ca_file"], &[])?;
     let timeout = fields.duration("timeout", Duration::from_millis(300));
     if let Some(value) = fields.get("timeout").filter(Value::duration_is_zero) {
         value.warning("no operation can succeed in no time", "write a duration such as 300ms");
     }
-    let (place, url) = url(&fields)?;
-    let Some(Server { tls, host }) = parse(url.expose()) else {
-        not_a_url(&place);
-        return None;
-    };
-    if !tls && !web::is_loopback(&host) {
-        place.warning("sessions travel to Redis over a plain connection", "use rediss:// off this machine");
-    }
+    let (key, place) = fields.exactly_one(&["url", "url_file", "cluster", "sentinel"])?;
+    let (servers, tls) = match key {
+        "cluster" => list(&place).map(|(urls, tls)| (Servers::Cluster(urls), tls)),
+        "sentinel" => sentinel(&place),
+        "url_file" => url_file(&place).map(|(url, tls)| (Servers::One(url), tls)),
+        _ => url(&place).map(|(url, tls)| (Servers::One(url), tls)),
+    }?;
     let ca = fields.get("ca_file");
     if let Some(value) = ca.as_ref().filter(|_| !tls) {
         value.error("a plain redis:// connection has no certificate to verify", "use rediss://");
@@ -57,10 +56,12 @@ fn redis(value: &Value<'_>) -> Option<StoreConfig> {
         Some(value) => Some(pem::certificates(&value, &value.file()?)?.pem),
         None => None,
     };
-    let settings = RedisSettings { url, timeout, ca };
+    let settings = RedisSettings { servers, timeout, ca };
     match RedisStore::connect_lazily(&settings, RotationPolicy::default()) {
         Ok(_) => return Some(StoreConfig::Redis(settings)),
         Err(SettingsError::Url) => not_a_url(&place),
+        Err(error @ SettingsError::Unlike) => place.error(error.to_string(), "give all of them the same"),
+        Err(error @ SettingsError::Database) => place.error(error.to_string(), "end the URLs at the port"),
         Err(error @ SettingsError::Ca(_)) => place.error(error.to_string(), "mend ca_file"),
     }
     None
@@ -71,17 +72,53 @@ fn not_a_url(place: &Value<'_>) {
     place.error("not a Redis URL", "write redis://host:6379/0, or rediss://user:password@host:6379/0");
 }
 
-/// The URL, and the key it or the name of its file stands at.
-fn url<'a>(fields: &Fields<'a>) -> Option<(Value<'a>, Secret<String>)> {
-    let (key, value) = fields.exactly_one(&["url", "url_file"])?;
-    if key == "url" {
-        let url = Secret::new(value.text()?);
-        return Some((value, url));
+fn sentinel(value: &Value<'_>) -> Option<(Servers, bool)> {
+    let fields = value.fields(&["nodes", "master"], &[])?;
+    let nodes = fields.require("nodes", "list the sentinels, such as [\"redis://10.0.0.1:26379\"]");
+    let nodes = nodes.and_then(|nodes| list(&nodes));
+    let master = fields.require("master", "write the name the sentinels know the primary by, often mymaster");
+    let master = master.and_then(|master| master.text())?;
+    let (nodes, tls) = nodes?;
+    Some((Servers::Sentinel { nodes, master }, tls))
+}
+
+/// A list of URLs, and whether they are of TLS.
+fn list(value: &Value<'_>) -> Option<(Vec<Secret<String>>, bool)> {
+    let mend = "list the servers, such as [\"redis://10.0.0.1:6379\", \"redis://10.0.0.2:6379\"]";
+    if value.is_empty_list() {
+        value.error("is empty", mend);
+        return None;
     }
-    let bytes = pem::read(&value, &value.file()?, 4096)?;
+    let items = value.items(mend);
+    let urls: Vec<_> = items.iter().filter_map(url).collect();
+    let tls = urls.iter().any(|(_, tls)| *tls);
+    // All or nothing: one that was left out may be the only one that still answers one day.
+    let complete = !items.is_empty() && urls.len() == items.len();
+    complete.then(|| (urls.into_iter().map(|(url, _)| url).collect(), tls))
+}
+
+fn url(value: &Value<'_>) -> Option<(Secret<String>, bool)> {
+    let url = Secret::new(value.text()?);
+    check(value, url)
+}
+
+fn url_file(value: &Value<'_>) -> Option<(Secret<String>, bool)> {
+    let bytes = pem::read(value, &value.file()?, 4096)?;
     let text = Secret::new(String::from_utf8(bytes).unwrap_or_default());
     let url = Secret::new(text.expose().trim_end_matches(['\r', '\n']).to_owned());
-    Some((value, url))
+    check(value, url)
+}
+
+/// A URL, and whether it is of TLS; it stands, or the name of its file does, at `place`.
+fn check(place: &Value<'_>, url: Secret<String>) -> Option<(Secret<String>, bool)> {
+    let Some(Server { tls, host }) = parse(url.expose()) else {
+        not_a_url(place);
+        return None;
+    };
+    if !tls && !web::is_loopback(&host) {
+        place.warning("sessions travel to Redis over a plain connection", "use rediss:// off this machine");
+    }
+    Some((url, tls))
 }
 
 struct Server {

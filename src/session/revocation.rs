@@ -116,33 +116,43 @@ impl std::fmt::Debug for Revocations {
 }
 
 /// Follows the store's feed for as long as it is polled. While the store does not answer, what is known
-/// stays; once it does, everything is read again from the beginning, for the store may have become another.
+/// stays; once all of it answers, everything is read again from the beginning, for it may have become another.
 pub async fn follow(
     store: Arc<dyn SessionStore>,
     revocations: Arc<Revocations>,
     clock: Arc<dyn Clock>,
 ) -> Infallible {
     let mut cursor = Cursor::default();
+    let mut interrupted = false;
     let mut pause = POLL;
     let mut purged = clock.now();
     loop {
-        if let Ok((found, next)) = store.revocations(&cursor).await {
-            cursor = next;
-            pause = POLL;
-            if !found.is_empty() {
+        match store.revocations(&cursor).await {
+            // There may be more than the store gives at once.
+            Ok((found, next)) if !found.is_empty() => {
                 revocations.apply(&found);
-                // There may be more than the store gives at once.
+                cursor = next;
                 continue;
             }
-            let now = clock.now();
-            revocations.read_to_end(now);
-            if now.since(purged) >= PURGE || now < purged {
-                revocations.purge(now);
-                purged = now;
+            Ok(_) if interrupted => {
+                interrupted = false;
+                cursor = Cursor::default();
+                continue;
             }
-        } else {
-            cursor = Cursor::default();
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            Ok((_, next)) => {
+                cursor = next;
+                pause = POLL;
+                let now = clock.now();
+                revocations.read_to_end(now);
+                if now.since(purged) >= PURGE || now < purged {
+                    revocations.purge(now);
+                    purged = now;
+                }
+            }
+            Err(_) => {
+                interrupted = true;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
         }
         tokio::time::sleep(pause).await;
     }
@@ -319,6 +329,15 @@ mod tests {
         asked.recv().await.unwrap().answer(Ok((vec![ended(1)], Cursor("1".to_owned()))));
         asked.recv().await.unwrap().answer(Ok((vec![], Cursor("1".to_owned()))));
         asked.recv().await.unwrap().fail();
+        // Part of the store may answer while another part does not: what that part says is heard.
+        let part = asked.recv().await.unwrap();
+        assert_eq!(part.after, Cursor("1".to_owned()));
+        part.answer(Ok((vec![ended(2)], Cursor("2".to_owned()))));
+        asked.recv().await.unwrap().fail();
+        assert!(revocations.is_revoked(&token(2, 0)));
+        let back = asked.recv().await.unwrap();
+        assert_eq!(back.after, Cursor("2".to_owned()));
+        back.answer(Ok((vec![], Cursor("2".to_owned()))));
         let again = asked.recv().await.unwrap();
         assert_eq!(again.after, Cursor::default());
         assert!(revocations.is_revoked(&token(1, 0)));

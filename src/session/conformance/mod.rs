@@ -36,16 +36,30 @@ pub(super) fn clock() -> Arc<ManualClock> {
     Arc::new(ManualClock::at(SystemClock.now().plus(Duration::from_secs(7 * 24 * 3600))))
 }
 
-/// Makes each claim a test of its own.
+/// Makes each claim a test of its own, or all of them one test where rigs are costly and share
+/// something (`share` makes it, and it is there until what was returned is dropped).
 macro_rules! every_store_must {
-    ($rig:ty: $($claim:ident)+) => {$(
+    (in_turn $rig:ty: $($claim:ident)+) => {
+        #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+        async fn every_claim_about_stores_holds() {
+            let _shared = <$rig>::share();
+            $(
+                println!("{}", stringify!($claim));
+                $crate::session::conformance::$claim::<$rig>().await;
+            )+
+        }
+    };
+    (alone $rig:ty: $($claim:ident)+) => {$(
         #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
         async fn $claim() {
             $crate::session::conformance::$claim::<$rig>().await;
         }
     )+};
     ($rig:ty) => {
-        $crate::session::conformance::every_store_must! { $rig:
+        $crate::session::conformance::every_store_must! { alone $rig }
+    };
+    ($how:ident $rig:ty) => {
+        $crate::session::conformance::every_store_must! { $how $rig:
             a_login_opens_generation_zero_and_keeps_what_it_was_given
             a_repeated_login_answers_like_the_first
             a_taken_identifier_is_refused

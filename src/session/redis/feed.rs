@@ -1,11 +1,10 @@
-//! The revocation feed: one stream per shard, all read in one round trip.
+//! The revocation feed: one stream per shard, all of a server read in one round trip.
 
 use super::decode::{self, Entry};
 use super::keys;
 use super::link::Link;
 use crate::session::id::UserKey;
 use crate::session::store::{Cursor, Revocation, StoreError};
-use redis::Pipeline;
 
 /// Entries taken from each stream at a time.
 const PAGE: usize = 1000;
@@ -15,11 +14,15 @@ const PAGE: usize = 1000;
 /// Each read begins with the entry last seen. If that is not there any more, it has outlived the access
 /// tokens it was about, or this is another Redis, or one that lost its latest writes; where one cannot tell,
 /// the stream is read again from its beginning, since hearing of a revocation twice does no harm.
+///
+/// Where only some servers of a cluster answer, what they say is passed on, and the failure is told as soon
+/// as they have nothing more to say.
 pub(super) async fn read(link: &Link, cursor: &Cursor) -> Result<(Vec<Revocation>, Cursor), StoreError> {
     let mut seen = places(cursor);
-    let mut streams = fetch(link, &seen).await?;
+    let (mut streams, mut failure) = fetch(link, &seen).await;
     let mut lost = false;
     for (place, entries) in seen.iter_mut().zip(&streams) {
+        let Some(entries) = entries else { continue };
         let there = entries.first().is_some_and(|(id, _)| Some(id) == place.as_ref());
         if place.is_some() && !there {
             *place = None;
@@ -27,19 +30,24 @@ pub(super) async fn read(link: &Link, cursor: &Cursor) -> Result<(Vec<Revocation
         }
     }
     if lost {
-        streams = fetch(link, &seen).await?;
+        (streams, failure) = fetch(link, &seen).await;
     }
 
     let mut found = Vec::new();
     for (place, entries) in seen.iter_mut().zip(streams) {
         let known = usize::from(place.is_some());
-        for (id, fields) in entries.into_iter().skip(known) {
+        for (id, fields) in entries.unwrap_or_default().into_iter().skip(known) {
             found.extend(decode::revocation(&fields)?);
             *place = Some(id);
         }
     }
-    let places: Vec<_> = seen.iter().map(|place| place.as_deref().unwrap_or_default()).collect();
-    Ok((found, Cursor(places.join(","))))
+    match failure {
+        Some(failure) if found.is_empty() => Err(failure),
+        _ => {
+            let places: Vec<_> = seen.iter().map(|place| place.as_deref().unwrap_or_default()).collect();
+            Ok((found, Cursor(places.join(","))))
+        }
+    }
 }
 
 /// The entry last seen in each shard's stream. What is no place of ours is the beginning.
@@ -54,13 +62,17 @@ fn is_entry_id(id: &str) -> bool {
     id.split_once('-').is_some_and(|(millis, sequence)| is_number(millis) && is_number(sequence))
 }
 
-async fn fetch(link: &Link, seen: &[Option<String>]) -> Result<Vec<Vec<Entry>>, StoreError> {
-    let mut pipe = Pipeline::with_capacity(seen.len());
-    for (shard, place) in (0..UserKey::SHARDS).zip(seen) {
-        let from = place.as_deref().unwrap_or("-");
-        pipe.cmd("XRANGE").arg(keys::stream(shard)).arg(from).arg("+").arg("COUNT").arg(PAGE);
-    }
-    link.pipeline(&pipe).await
+async fn fetch(link: &Link, seen: &[Option<String>]) -> (Vec<Option<Vec<Entry>>>, Option<StoreError>) {
+    let questions: Vec<_> = (0..UserKey::SHARDS)
+        .zip(seen)
+        .map(|(shard, place)| {
+            let mut command = redis::cmd("XRANGE");
+            let from = place.as_deref().unwrap_or("-");
+            command.arg(keys::stream(shard)).arg(from).arg("+").arg("COUNT").arg(PAGE);
+            command
+        })
+        .collect();
+    link.every_shard(&questions).await
 }
 
 #[cfg(test)]

@@ -1,153 +1,117 @@
-//! The connection to Redis: made when first needed, made anew when lost, every call within one deadline.
+//! The way to Redis: which server a question goes to, and how long its answer may take.
 
-use super::breaker::Breaker;
-use super::{RedisSettings, SettingsError};
+use super::call::{Call, Question};
+use super::cluster::Cluster;
+use super::node::{Node, Place};
+use super::sentinel::Sentinels;
+use super::settings::{Access, RedisSettings, Servers, SettingsError};
+use crate::session::id::UserKey;
 use crate::session::store::StoreError;
-use arc_swap::ArcSwapOption;
-use redis::aio::MultiplexedConnection;
-use redis::io::tcp::TcpSettings;
-use redis::{
-    AsyncConnectionConfig, Client, ErrorKind, FromRedisValue, IntoConnectionInfo, Pipeline, RedisError,
-    RedisResult, ScriptInvocation, ServerErrorKind, TlsCertificates,
-};
-use std::future::Future;
-use std::sync::Arc;
+use futures_util::future::join_all;
+use redis::{Cmd, FromRedisValue, Pipeline, Value};
+use std::slice;
 use std::time::{Duration, Instant};
-use tokio::sync::Mutex;
 
-/// One connection that all callers share. It belongs to the runtime of whoever needed it first; should that
-/// runtime end, the next caller makes another.
 pub(super) struct Link {
-    client: Client,
+    servers: Topology,
     timeout: Duration,
-    live: ArcSwapOption<MultiplexedConnection>,
-    connecting: Mutex<()>,
-    breaker: Breaker,
+}
+
+enum Topology {
+    /// One server at a time holds everything.
+    One(Node),
+    /// Each shard has its own.
+    Cluster(Cluster),
 }
 
 impl Link {
     pub(super) fn new(settings: &RedisSettings) -> Result<Self, SettingsError> {
-        Ok(Self {
-            client: client(settings)?,
-            timeout: settings.timeout,
-            live: ArcSwapOption::empty(),
-            connecting: Mutex::new(()),
-            breaker: Breaker::default(),
-        })
-    }
-
-    /// Runs a script; loads it first where it is not known.
-    pub(super) async fn script<T: FromRedisValue + Send>(
-        &self,
-        script: &ScriptInvocation<'_>,
-    ) -> Result<T, StoreError> {
-        self.call(|mut connection| async move { script.invoke_async(&mut connection).await }).await
-    }
-
-    /// Sends commands together and waits for all their answers.
-    pub(super) async fn pipeline<T: FromRedisValue + Send>(&self, pipe: &Pipeline) -> Result<T, StoreError> {
-        self.call(|mut connection| async move { pipe.query_async(&mut connection).await }).await
-    }
-
-    /// The client's own timeouts do not cover connecting and loading a script, so one deadline of ours
-    /// covers everything. Nothing is sent twice: whether to repeat is for the caller to decide.
-    async fn call<T, F>(&self, send: impl FnOnce(MultiplexedConnection) -> F + Send) -> Result<T, StoreError>
-    where
-        F: Future<Output = RedisResult<T>> + Send,
-    {
-        if !self.breaker.admits(Instant::now()) {
-            return Err(StoreError::Unavailable("Redis did not answer lately".to_owned()));
-        }
-        let mut used = None;
-        let attempt = async {
-            let connection = self.connection().await?;
-            used = Some(Arc::clone(&connection));
-            send(MultiplexedConnection::clone(&connection)).await
+        let access = |urls: &[_]| Access::new(urls, settings.ca.as_ref());
+        let servers = match &settings.servers {
+            Servers::One(url) => {
+                let (access, mut addresses) = access(slice::from_ref(url))?;
+                let address = addresses.pop().ok_or(SettingsError::Url)?;
+                Topology::One(Node::new(Place::Fixed(access.client(&address)?, address)))
+            }
+            Servers::Cluster(urls) => {
+                let (access, seeds) = access(urls)?;
+                Topology::Cluster(Cluster::new(access, seeds)?)
+            }
+            Servers::Sentinel { nodes, master } => {
+                let (access, sentinels) = access(nodes)?;
+                let sentinels = Sentinels::new(access, &sentinels, master.clone())?;
+                Topology::One(Node::new(Place::Watched(sentinels)))
+            }
         };
-        let result = tokio::time::timeout(self.timeout, attempt).await;
-        match result {
-            Ok(Ok(value)) => {
-                self.breaker.answered();
-                Ok(value)
+        Ok(Self { servers, timeout: settings.timeout })
+    }
+
+    /// Runs a script on the server of a shard, in which all its keys lie.
+    pub(super) async fn script<T: FromRedisValue>(
+        &self,
+        shard: u8,
+        call: &Call<'_>,
+    ) -> Result<T, StoreError> {
+        self.ask(shard, &Question::Script(call)).await
+    }
+
+    /// Sends commands together to the server of a shard and waits for all their answers.
+    pub(super) async fn pipeline<T: FromRedisValue>(
+        &self,
+        shard: u8,
+        pipe: &Pipeline,
+    ) -> Result<T, StoreError> {
+        self.ask(shard, &Question::Commands(pipe)).await
+    }
+
+    /// Asks every shard its own question, in one round trip to each server. Where a server does not answer,
+    /// so do none of its shards; the first failure is told too.
+    pub(super) async fn every_shard<T: FromRedisValue>(
+        &self,
+        questions: &[Cmd],
+    ) -> (Vec<Option<T>>, Option<StoreError>) {
+        let groups = match &self.servers {
+            Topology::One(_) => vec![(0..UserKey::SHARDS).collect()],
+            Topology::Cluster(cluster) => cluster.grouped(self.deadline()).await,
+        };
+        let asked = groups.into_iter().map(async |shards: Vec<u8>| {
+            let mut pipe = Pipeline::with_capacity(shards.len());
+            for question in shards.iter().filter_map(|shard| questions.get(usize::from(*shard))) {
+                pipe.add_command(question.clone());
             }
-            Ok(Err(error)) if is_answer(&error) => {
-                self.breaker.answered();
-                if is_wrong_server(&error) {
-                    self.discard(used.as_ref());
+            let first = shards.first().copied().unwrap_or_default();
+            let answers: Result<Vec<Value>, _> = self.pipeline(first, &pipe).await;
+            (shards, answers)
+        });
+        let mut all: Vec<_> = questions.iter().map(|_| None).collect();
+        let mut failure = None;
+        for (shards, answers) in join_all(asked).await {
+            match answers {
+                Ok(answers) => {
+                    for (shard, answer) in shards.into_iter().zip(answers) {
+                        match (all.get_mut(usize::from(shard)), T::from_redis_value(answer)) {
+                            (Some(place), Ok(answer)) => *place = Some(answer),
+                            (_, Err(error)) => failure = Some(StoreError::Corrupt(error.to_string())),
+                            (None, Ok(_)) => {}
+                        }
+                    }
                 }
-                Err(store_error(&error))
-            }
-            Ok(Err(error)) => {
-                self.breaker.failed(Instant::now());
-                self.discard(used.as_ref());
-                Err(store_error(&error))
-            }
-            Err(_) => {
-                // One slow answer is no reason to drop what others wait for on this connection; silence is.
-                if self.breaker.failed(Instant::now()) {
-                    self.discard(used.as_ref());
-                }
-                Err(StoreError::Unavailable(format!("Redis did not answer within {:?}", self.timeout)))
+                Err(error) => failure = failure.or(Some(error)),
             }
         }
+        (all, failure)
     }
 
-    async fn connection(&self) -> RedisResult<Arc<MultiplexedConnection>> {
-        if let Some(live) = self.live.load_full() {
-            return Ok(live);
-        }
-        let _one_at_a_time = self.connecting.lock().await;
-        if let Some(live) = self.live.load_full() {
-            return Ok(live);
-        }
-        let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
-        let made = Arc::new(self.client.get_multiplexed_async_connection_with_config(&config).await?);
-        self.live.store(Some(Arc::clone(&made)));
-        Ok(made)
+    async fn ask<T: FromRedisValue>(&self, shard: u8, question: &Question<'_>) -> Result<T, StoreError> {
+        let deadline = self.deadline();
+        let answer = match &self.servers {
+            Topology::One(node) => node.ask(question, deadline).await,
+            Topology::Cluster(cluster) => cluster.ask(shard, question, deadline).await,
+        };
+        answer.map_err(StoreError::from)
     }
 
-    /// Forgets a connection, unless another has taken its place.
-    fn discard(&self, used: Option<&Arc<MultiplexedConnection>>) {
-        if let Some(used) = used {
-            self.live.compare_and_swap(used, None);
-        }
-    }
-}
-
-fn client(settings: &RedisSettings) -> Result<Client, SettingsError> {
-    // What the client says of a URL may quote it, password and all.
-    let info = settings.url.expose().as_str().into_connection_info().map_err(|_| SettingsError::Url)?;
-    let info = info.set_tcp_settings(TcpSettings::default().set_nodelay(true));
-    if !settings.url.expose().starts_with("rediss:") {
-        return Client::open(info).map_err(|_| SettingsError::Url);
-    }
-    // Without a provider of cryptography for the process the client would panic; a second is refused.
-    drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
-    let certificates = TlsCertificates { client_tls: None, root_cert: settings.ca.clone() };
-    Client::build_with_tls(info, certificates).map_err(|error| SettingsError::Ca(error.to_string()))
-}
-
-/// Whether Redis itself said this, so that it is there.
-fn is_answer(error: &RedisError) -> bool {
-    match error.kind() {
-        ErrorKind::Server(_) | ErrorKind::Extension | ErrorKind::UnexpectedReturnType => true,
-        _ => error.code().is_some(),
-    }
-}
-
-/// Whether the server at the other end is not, or no longer, the one that takes writes: the name may lead
-/// to another by now.
-fn is_wrong_server(error: &RedisError) -> bool {
-    matches!(error.kind(), ErrorKind::Server(ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown))
-}
-
-fn store_error(error: &RedisError) -> StoreError {
-    let unreadable = matches!(error.code(), Some("CORRUPT" | "WRONGTYPE"))
-        || matches!(error.kind(), ErrorKind::UnexpectedReturnType | ErrorKind::Parse)
-        || error.detail().is_some_and(|detail| detail.contains("WRONGTYPE"));
-    if unreadable {
-        StoreError::Corrupt(error.to_string())
-    } else {
-        StoreError::Unavailable(error.to_string())
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.timeout
     }
 }

@@ -1,11 +1,18 @@
 //! The Redis store: any number of gateways, one atomic script per transition, Redis's clock.
 
 mod breaker;
+mod call;
+mod cluster;
 mod decode;
 mod feed;
 mod keys;
 mod link;
+mod node;
 mod scripts;
+mod sentinel;
+mod settings;
+
+pub use settings::{RedisSettings, Servers, SettingsError};
 
 use super::family::{LostResponse, OnReuse, RotationPolicy};
 use super::id::{SessionId, SessionRef, UserKey};
@@ -16,11 +23,11 @@ use super::store::{
     StoreError,
 };
 use crate::clock::Clock;
-use crate::secret::Secret;
 use async_trait::async_trait;
+use call::{Call, Script};
 use decode::{FIELDS, State, corrupt};
 use link::Link;
-use redis::{Pipeline, ScriptInvocation};
+use redis::Pipeline;
 use scripts::Scripts;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,28 +35,6 @@ use std::time::Duration;
 
 /// The largest whole number that Lua can hold exactly.
 const LARGEST: u64 = 1 << 53;
-
-/// Where Redis is (`sessions.store.redis`). Redis 6.2 or later, or Valkey.
-#[derive(Debug, Clone)]
-pub struct RedisSettings {
-    /// `redis://` or `rediss://`, with user, password and database number as needed.
-    pub url: Secret<String>,
-    /// Deadline of every call, connecting included.
-    pub timeout: Duration,
-    /// Certificates (PEM) that are trusted instead of the system's, for `rediss://`.
-    pub ca: Option<Vec<u8>>,
-}
-
-/// Why settings are no use, whatever Redis may say.
-#[derive(Debug, thiserror::Error)]
-pub enum SettingsError {
-    /// The URL cannot be read.
-    #[error("this is not a Redis URL: it looks like redis://user:password@host:6379/0")]
-    Url,
-    /// The certificates cannot be read.
-    #[error("the certificates to trust for Redis cannot be read: {0}")]
-    Ca(String),
-}
 
 /// Sessions in Redis.
 pub struct RedisStore {
@@ -79,13 +64,8 @@ impl RedisStore {
     }
 
     /// A script about one session, with its keys.
-    fn about<'a>(
-        &self,
-        script: &'a redis::Script,
-        user: UserKey,
-        session: SessionId,
-    ) -> ScriptInvocation<'a> {
-        let mut script = script.prepare_invoke();
+    fn about<'a>(&self, script: &'a Script, user: UserKey, session: SessionId) -> Call<'a> {
+        let mut script = script.call();
         script
             .key(keys::state(user, session))
             .key(keys::details(user, session))
@@ -118,7 +98,7 @@ impl SessionStore for RedisStore {
             .arg(millis(self.policy.idle))
             .arg(self.policy.max_per_user.max(1))
             .arg(self.revocation_lifetime());
-        let (state, evicted): (State, Vec<String>) = self.link.script(&script).await?;
+        let (state, evicted): (State, Vec<String>) = self.link.script(new.user.shard(), &script).await?;
         let family = decode::family(state)?.ok_or_else(|| corrupt("an opened session without state"))?;
         let session = decode::record(new.user, new.id, &family, &details)?;
         let evicted = evicted.iter().map(|id| decode::session_id(id)).collect::<Result<_, _>>()?;
@@ -148,7 +128,8 @@ impl SessionStore for RedisStore {
             .arg(on_reuse)
             .arg(self.revocation_lifetime())
             .arg(millis(self.policy.absolute));
-        let (word, state, details): (String, State, Option<Vec<u8>>) = self.link.script(&script).await?;
+        let (word, state, details): (String, State, Option<Vec<u8>>) =
+            self.link.script(user.shard(), &script).await?;
         let outcome = decode::outcome(&word)?;
         if !outcome.grants() {
             return Ok(Rotation { outcome, session: None });
@@ -163,11 +144,11 @@ impl SessionStore for RedisStore {
     async fn end(&self, user: UserKey, session: SessionId, why: EndReason) -> Result<bool, StoreError> {
         let mut script = self.about(&self.scripts.end, user, session);
         script.arg(session.to_string()).arg(decode::end_word(why)).arg(self.revocation_lifetime());
-        self.link.script(&script).await
+        self.link.script(user.shard(), &script).await
     }
 
     async fn end_all(&self, user: UserKey) -> Result<EndedAll, StoreError> {
-        let mut script = self.scripts.end_all.prepare_invoke();
+        let mut script = self.scripts.end_all.call();
         script
             .key(keys::user(user))
             .key(keys::index(user))
@@ -176,14 +157,14 @@ impl SessionStore for RedisStore {
             .arg(user.to_string())
             .arg(self.revocation_lifetime())
             .arg(millis(self.policy.absolute));
-        let (ended, epoch) = self.link.script(&script).await?;
+        let (ended, epoch) = self.link.script(user.shard(), &script).await?;
         Ok(EndedAll { ended, epoch })
     }
 
     async fn list(&self, user: UserKey) -> Result<Vec<SessionRecord>, StoreError> {
         let mut pipe = Pipeline::new();
         pipe.cmd("ZRANGE").arg(keys::index(user)).arg(0).arg(-1);
-        let (entries,): (Vec<String>,) = self.link.pipeline(&pipe).await?;
+        let (entries,): (Vec<String>,) = self.link.pipeline(user.shard(), &pipe).await?;
         if entries.is_empty() {
             return Ok(Vec::new());
         }
@@ -196,7 +177,7 @@ impl SessionStore for RedisStore {
             pipe.cmd("GET").arg(keys::details(user, id));
             ids.push(id);
         }
-        let answers: Vec<redis::Value> = self.link.pipeline(&pipe).await?;
+        let answers: Vec<redis::Value> = self.link.pipeline(user.shard(), &pipe).await?;
         decode::living(user, &ids, answers, self.clock.as_ref().map(|clock| clock.now()))
     }
 
@@ -205,12 +186,12 @@ impl SessionStore for RedisStore {
         for seen in seen {
             shards.entry(seen.user.shard()).or_default().push(seen);
         }
-        for seen in shards.into_values() {
-            let mut script = self.scripts.confirm.prepare_invoke();
+        for (shard, seen) in shards {
+            let mut script = self.scripts.confirm.call();
             for seen in seen {
                 script.key(keys::state(seen.user, seen.session)).arg(seen.generation);
             }
-            let () = self.link.script(&script).await?;
+            let () = self.link.script(shard, &script).await?;
         }
         Ok(())
     }
@@ -220,9 +201,12 @@ impl SessionStore for RedisStore {
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        let mut pipe = Pipeline::new();
-        pipe.cmd("PING").ignore();
-        self.link.pipeline(&pipe).await
+        let questions: Vec<_> = (0..UserKey::SHARDS).map(|_| redis::cmd("PING")).collect();
+        let (answers, failure) = self.link.every_shard::<String>(&questions).await;
+        match failure {
+            Some(failure) if answers.iter().all(Option::is_none) => Err(failure),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -230,6 +214,12 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(LARGEST).min(LARGEST)
 }
 
+#[cfg(test)]
+mod cluster_tests;
+#[cfg(test)]
+mod fleet;
+#[cfg(test)]
+mod sentinel_tests;
 #[cfg(test)]
 mod server;
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The scripts, one per transition, and the rules' numbers that they share with `family`.
 
+use super::call::Script;
 use crate::session::family::{HEAL_GENERATIONS, LINGER, RECOVERIES, RECOVERY_PERIOD};
-use redis::Script;
 
 const PRELUDE: &str = include_str!("prelude.lua");
 
@@ -21,13 +21,13 @@ impl Scripts {
             RECOVERY_PERIOD.as_millis(),
             u32::MAX,
         );
-        let with_prelude = |script: &str| Script::new(&format!("{numbers}{PRELUDE}\n{script}"));
+        let with_prelude = |script: &str| Script::new(format!("{numbers}{PRELUDE}\n{script}"));
         Self {
             open: with_prelude(include_str!("open.lua")),
             rotate: with_prelude(include_str!("rotate.lua")),
             end: with_prelude(include_str!("end.lua")),
             end_all: with_prelude(include_str!("end_all.lua")),
-            confirm: Script::new(include_str!("confirm.lua")),
+            confirm: Script::new(include_str!("confirm.lua").to_owned()),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The Redis store against the common claims, and what only a store elsewhere can get wrong.
 
 use super::server::Server;
-use super::{RedisSettings, RedisStore, SettingsError, keys};
+use super::{RedisSettings, RedisStore, Servers, SettingsError, keys};
 use crate::clock::{Clock, ManualClock, SystemClock, random_bytes};
 use crate::secret::Secret;
 use crate::session::conformance::{self, Rig, every_store_must};
@@ -55,7 +55,7 @@ fn impatient(server: &Server) -> RedisStore {
     RedisStore::connect_lazily(&settings, RotationPolicy::default()).unwrap()
 }
 
-fn new_session() -> NewSession {
+pub(super) fn new_session() -> NewSession {
     NewSession {
         id: SessionId::from_bytes(random_bytes().unwrap()),
         user: UserKey::from_bytes(random_bytes().unwrap()),
@@ -69,7 +69,7 @@ fn new_session() -> NewSession {
     }
 }
 
-fn token(new: &NewSession, generation: u32) -> Presented {
+pub(super) fn token(new: &NewSession, generation: u32) -> Presented {
     Presented {
         session: new.id,
         user: new.user,
@@ -150,7 +150,7 @@ async fn every_key_expires_and_nothing_stored_makes_a_token() {
     assert_eq!(details, None, "an ended session keeps no claims");
 }
 
-fn access_token(new: &NewSession) -> SessionRef {
+pub(super) fn access_token(new: &NewSession) -> SessionRef {
     SessionRef { session: new.id, user: new.user, generation: 0, epoch: 0 }
 }
 
@@ -307,7 +307,7 @@ async fn a_redis_that_was_restarted_is_found_again_within_two_seconds() {
     for _ in 0..10 {
         assert!(store.ping().await.is_err());
     }
-    let _server = Server::start_at(port, None).expect("the port was taken meanwhile");
+    let _server = Server::start_at(port).expect("the port was taken meanwhile");
     let start = Instant::now();
     while store.ping().await.is_err() {
         assert!(start.elapsed() < Duration::from_secs(2));
@@ -397,7 +397,7 @@ fn one_store_serves_a_second_runtime_after_the_first_has_ended() {
 #[test]
 fn settings_that_cannot_be_used_are_refused_without_quoting_the_password() {
     let settings = |url: &str, ca: Option<&str>| RedisSettings {
-        url: Secret::new(url.to_owned()),
+        servers: Servers::One(Secret::new(url.to_owned())),
         timeout: Duration::from_millis(300),
         ca: ca.map(|ca| ca.as_bytes().to_vec()),
     };

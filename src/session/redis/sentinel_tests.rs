@@ -1,0 +1,87 @@
+//! The Redis store behind a real sentinel.
+
+use super::server::{Server, free_port, until};
+use super::tests::{new_session, token};
+use super::{RedisSettings, RedisStore, Servers};
+use crate::secret::Secret;
+use crate::session::family::RotationPolicy;
+use crate::session::store::{NewSession, SessionStore as _, StoreError};
+use std::time::{Duration, Instant};
+
+struct Watched {
+    primary: Server,
+    replica: Server,
+    sentinel: Server,
+}
+
+impl Watched {
+    fn start() -> Self {
+        let primary = Server::start();
+        let replica = Server::start_with(&["--replicaof", &format!("127.0.0.1 {}", primary.port)]);
+        until("the replica follows", || replica.says("INFO replication", "master_link_status:up\r"));
+        let sentinel = Server::sentinel_of(primary.port);
+        until("the sentinel knows", || sentinel.says("INFO sentinel", "status=ok,address=127.0.0.1"));
+        until("the sentinel knows the replica", || sentinel.says("INFO sentinel", "slaves=1,"));
+        Self { primary, replica, sentinel }
+    }
+
+    /// Names a sentinel that is gone first.
+    fn store(&self, user: &str, timeout: Duration) -> RedisStore {
+        let gone = free_port().local_addr().unwrap().port();
+        let url = |port| Secret::new(format!("redis://{user}127.0.0.1:{port}/3"));
+        let nodes = vec![url(gone), url(self.sentinel.port)];
+        let servers = Servers::Sentinel { nodes, master: "mymaster".to_owned() };
+        let settings = RedisSettings { servers, timeout, ca: None };
+        RedisStore::connect_lazily(&settings, RotationPolicy::default()).unwrap()
+    }
+}
+
+async fn refreshes(store: &RedisStore, new: &NewSession, generation: u32) {
+    let start = Instant::now();
+    loop {
+        match store.rotate(&token(new, generation)).await {
+            Ok(rotation) => return assert!(rotation.outcome.grants(), "{:?}", rotation.outcome),
+            Err(error) => assert!(start.elapsed() < Duration::from_secs(60), "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_primary_that_dies_logs_nobody_out() {
+    let watched = Watched::start();
+    let store = watched.store("", Duration::from_millis(500));
+    let new = new_session();
+    store.open(new.clone()).await.unwrap();
+    let sessions = "db3:keys=";
+    until("the replica has it", || watched.replica.says("INFO keyspace", sessions));
+    let Watched { primary, replica, sentinel: _sentinel } = watched;
+    drop(primary);
+    refreshes(&store, &new, 0).await;
+    assert!(replica.says("INFO replication", "role:master\r"));
+}
+
+#[tokio::test]
+async fn a_sentinel_without_password_serves_a_primary_with_one() {
+    let watched = Watched::start();
+    for server in [&watched.primary, &watched.replica] {
+        let () = server.query("CONFIG SET masterauth hunter2");
+        let () = server.query("CONFIG SET requirepass hunter2");
+    }
+    let right = watched.store(":hunter2@", Duration::from_secs(10));
+    right.open(new_session()).await.unwrap();
+    let wrong = watched.store(":hunter3@", Duration::from_secs(10));
+    assert!(matches!(wrong.open(new_session()).await, Err(StoreError::Unavailable(_))));
+}
+
+#[tokio::test]
+async fn a_replica_that_a_sentinel_takes_for_the_primary_is_not_believed() {
+    let primary = Server::start();
+    let replica = Server::start();
+    let sentinel = Server::sentinel_of(replica.port);
+    let () = replica.query(&format!("REPLICAOF 127.0.0.1 {}", primary.port));
+    let watched = Watched { primary, replica, sentinel };
+    let store = watched.store("", Duration::from_secs(10));
+    let error = store.rotate(&token(&new_session(), 0)).await.unwrap_err();
+    assert!(error.to_string().contains("no primary"), "{error}");
+}
