@@ -3,6 +3,8 @@
 
 use crate::support::ports::free_port;
 use crate::support::{Config, Connection, Gateway, Reply, Upstream, get, http2, post, request};
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 /// Everything that comes back for these bytes.
@@ -51,10 +53,8 @@ fn a_request_that_cannot_be_parsed_on_a_kept_connection_is_refused_too() {
 fn connect_is_refused_like_any_method_that_is_not_served() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(&Config::public(&upstream));
-    let answer = answer_to(
-        &gateway,
-        "CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\nConnection: close\r\n\r\nearly data",
-    );
+    let answer =
+        answer_to(&gateway, "CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\n\r\nearly data");
     assert!(answer.starts_with("HTTP/1.1 405 Method Not Allowed\r\n"), "{answer}");
     assert!(answer.contains("\r\nAllow: GET"), "{answer}");
     assert!(answer.contains("\"reason\":\"method_not_allowed\"") && !answer.contains("Pingora"), "{answer}");
@@ -86,21 +86,45 @@ fn the_answer_to_a_body_that_is_not_wanted_reaches_a_client_that_sends_all_of_it
     let upstream = Upstream::start();
     let config = Config::public(&upstream).server("limits", "{ body_bytes: 10KiB }");
     let gateway = Gateway::start(&config);
-    let body = vec![b'x'; 3_000_000];
-    for _ in 0..5 {
-        let refused = post("/").body(body.clone()).send(&gateway.address()).expect(413);
-        assert_eq!(refused.reason(), "body_too_large");
-    }
-    let chunk = format!("8000\r\n{}\r\n", "x".repeat(0x8000));
-    let chunked = format!(
-        "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n{}0\r\n\r\n",
-        chunk.repeat(90)
-    );
-    for _ in 0..5 {
+    // More than the system's buffers take, so that a client whose connection is reset cannot send it all.
+    let declared = post("/").body(vec![b'x'; 16_000_000]).bytes("x");
+    let chunk = format!("10000\r\n{}\r\n", "x".repeat(0x10000)).repeat(250);
+    let chunked = format!("POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n{chunk}0\r\n\r\n");
+    for request in [declared, chunked.into_bytes()] {
         let mut connection = Connection::open(&gateway.address()).unwrap();
-        connection.send(&chunked).unwrap();
+        connection.send(&request).expect("nobody resets the connection");
         assert_eq!(connection.read_response(false).unwrap().expect(413).reason(), "body_too_large");
     }
+}
+
+#[test]
+fn an_upstreams_answer_to_a_body_it_does_not_read_reaches_the_client() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (answered, done) = std::sync::mpsc::channel::<()>();
+    let upstream = std::thread::spawn(move || {
+        let (mut socket, _) = listener.accept().unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            socket.read_exact(&mut byte).unwrap();
+            head.push(byte[0]);
+        }
+        socket.write_all(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno").unwrap();
+        // Open, but not read from, until the client has its answer.
+        let _ = done.recv_timeout(Duration::from_secs(20));
+    });
+    let timeouts = "timeouts: { write: 300ms }";
+    let config = Config::new()
+        .upstream_raw("app", &format!("{{ endpoints: [\"http://{address}\"], {timeouts} }}"))
+        .server("limits", "{ body_bytes: 0 }")
+        .route("{ name: all, match: { path: /** }, upstream: app, auth: public }");
+    let gateway = Gateway::start(&config);
+    let mut connection = Connection::open(&gateway.address()).unwrap();
+    connection.send(post("/").body(vec![b'x'; 16_000_000]).bytes("x")).expect("nobody resets the connection");
+    assert_eq!(connection.read_response(false).unwrap().expect(403).text(), "no");
+    answered.send(()).unwrap();
+    upstream.join().unwrap();
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::reason::Reason;
 use crate::token::bearer::{self, Bearer};
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::StatusCode;
+use http::{Method, StatusCode};
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -36,7 +36,8 @@ impl ProxyHttp for Gateway {
         let limits = &ctx.snapshot.limits;
         session.set_read_timeout(Some(limits.body_timeout));
         session.set_write_timeout(Some(limits.body_timeout));
-        if self.draining() {
+        // What follows a CONNECT may be meant for a tunnel that is never opened.
+        if self.draining() || session.req_header().method == Method::CONNECT {
             session.set_keepalive(None);
         }
         Ok(())
@@ -222,7 +223,7 @@ impl ProxyHttp for Gateway {
         FailToProxy { error_code: ctx.status.unwrap_or(0), can_reuse_downstream: false }
     }
 
-    async fn logging(&self, session: &mut Session, _error: Option<&Error>, ctx: &mut RequestContext) {
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut RequestContext) {
         let took = ctx.started.elapsed();
         let written = session.response_written().filter(|response| !response.status.is_informational());
         let code = written.map_or(CLIENT_GONE, |response| response.status.as_u16());
@@ -239,7 +240,8 @@ impl ProxyHttp for Gateway {
             served.upstream.metrics().answered(answered);
         }
         self.log_request(session, ctx, code, took);
-        if ctx.status.is_some() {
+        // A whole answer was sent, by us or by an upstream that did not wait for the body.
+        if ctx.status.is_some() || error.is_none() {
             respond::drop_rest(session).await;
         }
         listener::request_ended(session.stream());

@@ -64,7 +64,7 @@ fn drains(session: &Session) -> bool {
             .map_or(!headers.contains_key(header::TRANSFER_ENCODING), |n| n <= DRAIN_BYTES)
 }
 
-/// After an answer of our own: reads and drops what the client still sends. Closing a socket with unread
+/// After a whole answer: reads and drops what the client still sends. Closing a socket with unread
 /// input resets the connection, and the client may lose the answer (RFC 9112 section 9.6).
 pub(super) async fn drop_rest(session: &mut Session) {
     let session = session.as_mut();
