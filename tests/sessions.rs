@@ -529,11 +529,17 @@ fn wrong_password_unknown_user_and_disabled_user_cannot_be_told_apart() {
         let answer = attempt(user, password);
         assert_eq!((&answer.0, &answer.1), (&first.0, &first.1), "{user}");
     }
-    // The best of several: an unknown user costs a hash as well.
-    let best = |user: &str| (0..7).map(|_| attempt(user, "wrong").2).min().unwrap();
-    let (known, unknown, disabled) = (best("alice"), best("nobody"), best("carol"));
-    for other in [unknown, disabled] {
-        assert!(other * 2 > known && other < known * 2, "known {known:?}, other {other:?}");
+    // An unknown user costs a hash as well. Taking turns, a busy moment slows all three; the best of several
+    // is compared, and without the hash one of them would be many times faster.
+    let mut best = [Duration::MAX; 3];
+    for _ in 0..9 {
+        for (best, user) in best.iter_mut().zip(["alice", "nobody", "carol"]) {
+            *best = (*best).min(attempt(user, "wrong").2);
+        }
+    }
+    let [known, others @ ..] = best;
+    for other in others {
+        assert!(other * 3 > known && other < known * 3, "known {known:?}, other {other:?}");
     }
 }
 
