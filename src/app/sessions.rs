@@ -142,6 +142,7 @@ impl Sessions {
         };
         let own = OwnSessions {
             revocations: Arc::clone(&self.revocations),
+            store: Arc::clone(&self.store),
             confirmations: Arc::clone(&self.confirmations),
         };
         (Arc::new(Endpoints::new(self.settings.clone(), parts)), own)

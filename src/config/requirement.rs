@@ -117,8 +117,7 @@ fn revocation(fields: &Fields<'_>) -> Option<RevocationMode> {
             "tokens of ended sessions are accepted until they expire",
             "use eventual: it costs no request anything",
         ),
-        RevocationMode::Sync => value.error("sync is not supported yet", "use eventual"),
-        RevocationMode::Eventual => {}
+        RevocationMode::Sync | RevocationMode::Eventual => {}
     }
     Some(mode)
 }

@@ -67,7 +67,7 @@ impl Endpoints {
         };
         let opened = self.parts.store.open(new).await.map_err(|_| Fault::Unavailable)?;
         for &evicted in &opened.evicted {
-            self.parts.revocations.session_ended(evicted, now);
+            self.parts.revocations.session_ended(user, evicted, now);
         }
 
         let session = opened.session;

@@ -104,7 +104,7 @@ impl Endpoints {
         why: EndReason,
         now: Timestamp,
     ) -> Result<Ended, Fault> {
-        self.parts.revocations.session_ended(session, now);
+        self.parts.revocations.session_ended(user, session, now);
         match self.parts.store.end(user, session, why).await {
             Ok(_) => Ok(Ended::Recorded),
             Err(_) if self.parts.deferred.end(user, session, why) => Ok(Ended::Queued),

@@ -54,7 +54,7 @@ impl Endpoints {
                 Ok((outcome, session))
             }
             Outcome::Reused => {
-                self.parts.revocations.session_ended(id, now);
+                self.parts.revocations.session_ended(parsed.presented.user, id, now);
                 Err(audited(Fault::TokenReused, AuditAction::TokenReused))
             }
             Outcome::Revoked => Err(refused(Fault::SessionRevoked)),

@@ -34,7 +34,7 @@ impl Endpoints {
         if !removed {
             return Err(Fault::NotFound.into());
         }
-        self.parts.revocations.session_ended(id, now);
+        self.parts.revocations.session_ended(user, id, now);
         let subject = Some(access.claims.subject().to_owned());
         let audit = Self::audit(AuditAction::SessionRemoved, request, subject, Some(id));
         Ok(Handled { reply: Reply::empty(204), event: None, audit: Some(audit) })

@@ -25,7 +25,11 @@ use crate::access_log::AccessLog;
 use crate::clock::Clock;
 use crate::endpoints::Endpoints;
 use crate::metrics::Metrics;
+use crate::policy::requirement::RevocationMode;
+use crate::reason::Reason;
+use crate::session::id::SessionRef;
 use crate::session::revocation::{Confirmations, Revocations};
+use crate::session::store::SessionStore;
 use arc_swap::ArcSwap;
 use snapshot::Snapshot;
 use std::sync::Arc;
@@ -35,8 +39,31 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub struct OwnSessions {
     /// What is known to be ended.
     pub revocations: Arc<Revocations>,
+    /// Where they are kept, for routes that ask it about every request.
+    pub store: Arc<dyn SessionStore>,
     /// Access tokens seen in use.
     pub confirmations: Arc<Confirmations>,
+}
+
+impl OwnSessions {
+    /// Whether an access token's session is to be let pass, by what a route asks for. Only `sync` waits for the
+    /// store, and only for a session of which nothing is known here.
+    async fn check(&self, mode: RevocationMode, token: &SessionRef) -> Result<(), Reason> {
+        if mode == RevocationMode::Off {
+            return Ok(());
+        }
+        if self.revocations.is_revoked(token) {
+            return Err(Reason::Revoked);
+        }
+        if mode == RevocationMode::Eventual {
+            return Ok(());
+        }
+        match self.store.is_ended(token).await {
+            Ok(false) => Ok(()),
+            Ok(true) => Err(Reason::Revoked),
+            Err(_) => Err(Reason::StoreUnavailable),
+        }
+    }
 }
 
 /// The proxy, as Pingora drives it.
@@ -76,5 +103,60 @@ impl Gateway {
 
     fn draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{SystemClock, random_bytes};
+    use crate::secret::Secret;
+    use crate::session::embedded::EmbeddedStore;
+    use crate::session::family::RotationPolicy;
+    use crate::session::id::{SessionId, UserKey};
+    use crate::session::redis::{RedisSettings, RedisStore, Servers};
+    use std::time::Duration;
+
+    fn over(store: impl SessionStore) -> OwnSessions {
+        OwnSessions {
+            revocations: Arc::new(Revocations::new(Duration::from_secs(60), SystemClock.now())),
+            store: Arc::new(store),
+            confirmations: Arc::new(Confirmations::new()),
+        }
+    }
+
+    fn token() -> SessionRef {
+        let (session, user) = (SessionId::from_bytes([1; 16]), UserKey::from_bytes([2; 12]));
+        SessionRef { session, user, generation: 0, epoch: 0 }
+    }
+
+    #[tokio::test]
+    async fn only_sync_asks_the_store_what_this_gateway_has_not_heard_of() {
+        let name = u64::from_be_bytes(random_bytes().unwrap());
+        let folder = std::env::temp_dir().join(format!("portcullis-gateway-{name:x}"));
+        let store = EmbeddedStore::open(&folder.join("s"), RotationPolicy::default(), Arc::new(SystemClock));
+        let sessions = over(store.unwrap());
+        // The store has no such session.
+        assert_eq!(sessions.check(RevocationMode::Off, &token()).await, Ok(()));
+        assert_eq!(sessions.check(RevocationMode::Eventual, &token()).await, Ok(()));
+        assert_eq!(sessions.check(RevocationMode::Sync, &token()).await, Err(Reason::Revoked));
+        drop(sessions);
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_store_that_is_down_is_no_accusation_and_no_permit() {
+        let settings = RedisSettings {
+            servers: Servers::One(Secret::new("redis://127.0.0.1:1".to_owned())),
+            timeout: Duration::from_secs(1),
+            ca: None,
+        };
+        let sessions = over(RedisStore::connect_lazily(&settings, RotationPolicy::default()).unwrap());
+        assert_eq!(sessions.check(RevocationMode::Eventual, &token()).await, Ok(()));
+        assert_eq!(sessions.check(RevocationMode::Sync, &token()).await, Err(Reason::StoreUnavailable));
+        sessions.revocations.session_ended(token().user, token().session, SystemClock.now());
+        assert_eq!(sessions.check(RevocationMode::Sync, &token()).await, Err(Reason::Revoked));
+        assert_eq!(sessions.check(RevocationMode::Eventual, &token()).await, Err(Reason::Revoked));
+        assert_eq!(sessions.check(RevocationMode::Off, &token()).await, Ok(()));
     }
 }

@@ -256,7 +256,7 @@ impl ProxyHttp for Gateway {
 impl Gateway {
     /// Who calls: the token found and verified, and not known to be revoked. A public route never looks.
     async fn caller(&self, session: &Session, ctx: &mut RequestContext, served: &ServedRoute) -> Caller {
-        use crate::policy::requirement::{Mode, RevocationMode};
+        use crate::policy::requirement::Mode;
         let requirement = &served.route.requirement;
         if requirement.mode == Mode::Public {
             return Caller::Anonymous;
@@ -276,10 +276,8 @@ impl Gateway {
             Ok(claims) => {
                 claims.issuer().clone_into(&mut ctx.issuer);
                 if let (Some(reference), Some(sessions)) = (claims.session(), &self.sessions) {
-                    if requirement.revocation != RevocationMode::Off
-                        && sessions.revocations.is_revoked(reference)
-                    {
-                        return Caller::Refused(Reason::Revoked);
+                    if let Err(reason) = sessions.check(requirement.revocation, reference).await {
+                        return Caller::Refused(reason);
                     }
                     sessions.confirmations.note(reference);
                 }

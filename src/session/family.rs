@@ -232,7 +232,8 @@ impl Family {
         !self.is_revoked(user) && !self.is_expired(now)
     }
 
-    fn is_revoked(&self, user: UserState) -> bool {
+    /// Whether the session was ended, by itself or with all of the user's.
+    pub fn is_revoked(&self, user: UserState) -> bool {
         self.ended.is_some() || self.epoch < user.epoch
     }
 

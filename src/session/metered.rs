@@ -73,6 +73,14 @@ impl<S: SessionStore> SessionStore for MeteredStore<S> {
         self.timed("revocations", self.store.revocations(after)).await
     }
 
+    async fn reapply(&self, known: &[Revocation]) -> Result<(), StoreError> {
+        self.timed("reapply", self.store.reapply(known)).await
+    }
+
+    async fn is_ended(&self, token: &SessionRef) -> Result<bool, StoreError> {
+        self.timed("is_ended", self.store.is_ended(token)).await
+    }
+
     async fn ping(&self) -> Result<(), StoreError> {
         self.timed("ping", self.store.ping()).await
     }

@@ -1,7 +1,7 @@
 //! What this gateway knows to be ended, and the feed that tells it.
 
 use super::id::{SessionId, SessionRef, UserKey};
-use super::store::{Cursor, Revocation, SessionStore};
+use super::store::{Cursor, Revocation, SessionStore, StoreError};
 use crate::clock::{Clock, Timestamp};
 use arc_swap::ArcSwap;
 use std::collections::HashMap;
@@ -17,14 +17,16 @@ pub use super::confirmation::Confirmations;
 const POLL: Duration = Duration::from_millis(100);
 /// Longest pause while the store does not answer.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// Revocations that are handed to the store at once, so that its deadline is enough.
+const AT_ONCE: usize = 64;
 /// Time between two removals of what no access token can match any more.
 const PURGE: Duration = Duration::from_secs(5);
 
 /// Ended sessions and users whose access tokens may still be alive. Asked for every request: a look-up
 /// takes no lock.
 pub struct Revocations {
-    /// Until when each ended session's access tokens may be alive.
-    sessions: Sharded<SessionId, Timestamp>,
+    /// Whose each ended session is, and until when its access tokens may be alive.
+    sessions: Sharded<SessionId, (UserKey, Timestamp)>,
     /// The first good epoch of each user who logged out everywhere, and until when that matters.
     users: Sharded<UserKey, (u32, Timestamp)>,
     lifetime: Duration,
@@ -55,10 +57,12 @@ impl Revocations {
     /// Takes note of what was ended elsewhere; the same thing twice is once.
     pub fn apply(&self, revocations: &[Revocation]) {
         let sessions = revocations.iter().filter_map(|revocation| match *revocation {
-            Revocation::Session { session, until } => Some((*session.as_bytes(), session, until)),
+            Revocation::Session { session, user, until } => {
+                Some((*session.as_bytes(), session, (user, until)))
+            }
             Revocation::User { .. } => None,
         });
-        self.sessions.merge(sessions, |known, new| (*known).max(new));
+        self.sessions.merge(sessions, |known, new| (known.0, known.1.max(new.1)));
         let users = revocations.iter().filter_map(|revocation| match *revocation {
             Revocation::User { user, epoch, until } => Some((*user.as_bytes(), user, (epoch, until))),
             Revocation::Session { .. } => None,
@@ -67,8 +71,8 @@ impl Revocations {
     }
 
     /// Takes note that this gateway itself ended a session, before anyone is told that it is done.
-    pub fn session_ended(&self, session: SessionId, now: Timestamp) {
-        self.apply(&[Revocation::Session { session, until: now.plus(self.lifetime) }]);
+    pub fn session_ended(&self, user: UserKey, session: SessionId, now: Timestamp) {
+        self.apply(&[Revocation::Session { session, user, until: now.plus(self.lifetime) }]);
     }
 
     /// Takes note that this gateway itself ended a user's sessions below `epoch`.
@@ -78,7 +82,7 @@ impl Revocations {
 
     /// Forgets what no living access token can match.
     pub fn purge(&self, now: Timestamp) {
-        self.sessions.retain(|until| *until >= now);
+        self.sessions.retain(|(_, until)| *until >= now);
         self.users.retain(|(_, until)| *until >= now);
     }
 
@@ -103,6 +107,25 @@ impl Revocations {
         self.len() == 0
     }
 
+    /// What is known, still matters and is not among `heard`.
+    fn missing(&self, heard: &[Revocation], now: Timestamp) -> Vec<Revocation> {
+        let heard_all = Self::new(self.lifetime, now);
+        heard_all.apply(heard);
+        let mut missing = Vec::new();
+        self.sessions.each(|session, (user, until)| {
+            if until >= now && heard_all.sessions.get(session.as_bytes(), &session).is_none() {
+                missing.push(Revocation::Session { session, user, until });
+            }
+        });
+        self.users.each(|user, (epoch, until)| {
+            let known = heard_all.users.get(user.as_bytes(), &user).map(|(epoch, _)| epoch);
+            if until >= now && known < Some(epoch) {
+                missing.push(Revocation::User { user, epoch, until });
+            }
+        });
+        missing
+    }
+
     fn read_to_end(&self, now: Timestamp) {
         self.read.store(now.as_millis(), Ordering::Relaxed);
         self.ready.store(true, Ordering::Release);
@@ -115,8 +138,12 @@ impl std::fmt::Debug for Revocations {
     }
 }
 
-/// Follows the store's feed for as long as it is polled. While the store does not answer, what is known
-/// stays; once all of it answers, everything is read again from the beginning, for it may have become another.
+/// Follows the store's feed for as long as it is polled.
+///
+/// While the store does not answer, what is known stays. Once all of it answers, or if its feed does not go on
+/// where it was left, it may have become another, by a failover for one: then everything is read again from the
+/// beginning, and what is known here but not there is ended there again. So a logout survives the loss of the
+/// server that took it, as long as one gateway lives that heard of it.
 pub async fn follow(
     store: Arc<dyn SessionStore>,
     revocations: Arc<Revocations>,
@@ -124,6 +151,8 @@ pub async fn follow(
 ) -> Infallible {
     let mut cursor = Cursor::default();
     let mut interrupted = false;
+    // What was heard since the beginning, while everything is read again.
+    let mut heard: Option<Vec<Revocation>> = None;
     let mut pause = POLL;
     let mut purged = clock.now();
     loop {
@@ -131,19 +160,28 @@ pub async fn follow(
             // There may be more than the store gives at once.
             Ok((found, next)) if !found.is_empty() => {
                 revocations.apply(&found);
+                if let Some(heard) = &mut heard {
+                    heard.extend(found);
+                }
                 cursor = next;
                 continue;
             }
-            Ok(_) if interrupted => {
+            Ok((_, next)) if interrupted || (next == Cursor::default() && cursor != next) => {
                 interrupted = false;
+                heard = Some(Vec::new());
                 cursor = Cursor::default();
                 continue;
             }
             Ok((_, next)) => {
                 cursor = next;
-                pause = POLL;
                 let now = clock.now();
-                revocations.read_to_end(now);
+                let missing = heard.take().map(|heard| revocations.missing(&heard, now)).unwrap_or_default();
+                if reapply(store.as_ref(), &missing).await.is_ok() {
+                    pause = POLL;
+                    revocations.read_to_end(now);
+                } else {
+                    interrupted = true;
+                }
                 if now.since(purged) >= PURGE || now < purged {
                     revocations.purge(now);
                     purged = now;
@@ -151,11 +189,22 @@ pub async fn follow(
             }
             Err(_) => {
                 interrupted = true;
+                heard = None;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
         }
         tokio::time::sleep(pause).await;
     }
+}
+
+async fn reapply(store: &dyn SessionStore, missing: &[Revocation]) -> Result<(), StoreError> {
+    if !missing.is_empty() {
+        tracing::warn!(count = missing.len(), "the session store forgot what was ended; it is ended again");
+    }
+    for some in missing.chunks(AT_ONCE) {
+        store.reapply(some).await?;
+    }
+    Ok(())
 }
 
 /// A map of immutable pieces: a reader takes a piece as it is, a writer replaces one piece.
@@ -214,6 +263,12 @@ impl<K: Copy + Eq + Hash, V: Copy> Sharded<K, V> {
         }
     }
 
+    fn each(&self, mut tell: impl FnMut(K, V)) {
+        for piece in &self.0 {
+            piece.load().iter().for_each(|(key, value)| tell(*key, *value));
+        }
+    }
+
     fn len(&self) -> usize {
         self.0.iter().map(|piece| piece.load().len()).sum()
     }
@@ -237,14 +292,18 @@ mod tests {
     }
 
     fn ended(n: u8) -> Revocation {
-        Revocation::Session { session: session(n), until: NOW.plus(LIFETIME) }
+        Revocation::Session {
+            session: session(n),
+            user: UserKey::from_bytes([n; 12]),
+            until: NOW.plus(LIFETIME),
+        }
     }
 
     #[test]
     fn only_the_ended_session_is_revoked() {
         let revocations = Revocations::new(LIFETIME, NOW);
         assert!(!revocations.is_revoked(&token(1, 0)));
-        revocations.session_ended(session(1), NOW);
+        revocations.session_ended(UserKey::from_bytes([1; 12]), session(1), NOW);
         assert!(revocations.is_revoked(&token(1, 9)));
         assert!(!revocations.is_revoked(&token(2, 0)));
     }
@@ -283,7 +342,11 @@ mod tests {
                         let mut id = [0; 16];
                         id[1] = thread;
                         id[2] = n;
-                        revocations.session_ended(SessionId::from_bytes(id), NOW);
+                        revocations.session_ended(
+                            UserKey::from_bytes([1; 12]),
+                            SessionId::from_bytes(id),
+                            NOW,
+                        );
                     }
                 });
             }
@@ -348,11 +411,40 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_the_store_forgot_is_ended_there_again_before_the_feed_counts_as_read() {
+        let (store, mut asked) = ScriptedStore::new();
+        let reapplied = Arc::clone(&store.reapplied);
+        let clock = Arc::new(ManualClock::at(NOW));
+        let revocations = Arc::new(Revocations::new(LIFETIME, NOW));
+        let task = tokio::spawn(follow(Arc::new(store), Arc::clone(&revocations), clock.clone()));
+        let user = UserKey::from_bytes([9; 12]);
+        let all = |epoch| Revocation::User { user, epoch, until: NOW.plus(LIFETIME) };
+        let old = Revocation::Session { session: session(3), user, until: NOW };
+        let known = vec![ended(1), ended(2), all(5), old];
+        asked.recv().await.unwrap().answer(Ok((known, Cursor("4".to_owned()))));
+        asked.recv().await.unwrap().answer(Ok((vec![], Cursor("4".to_owned()))));
+        clock.advance(Duration::from_secs(1));
+        // The feed does not go on at 4.
+        asked.recv().await.unwrap().answer(Ok((vec![], Cursor::default())));
+        let again = asked.recv().await.unwrap();
+        assert_eq!(again.after, Cursor::default());
+        again.answer(Ok((vec![all(4), ended(2)], Cursor("2".to_owned()))));
+        let end = asked.recv().await.unwrap();
+        assert!(reapplied.lock().unwrap().is_empty());
+        end.answer(Ok((vec![], Cursor("2".to_owned()))));
+        let next = asked.recv().await.unwrap();
+        assert_eq!(next.after, Cursor("2".to_owned()));
+        assert_eq!(*reapplied.lock().unwrap(), [ended(1), all(5)]);
+        assert_eq!(revocations.feed_age(clock.now()), Duration::ZERO);
+        task.abort();
+    }
+
+    #[tokio::test]
     async fn following_forgets_what_has_run_out() {
         let (store, mut asked) = ScriptedStore::new();
         let clock = Arc::new(ManualClock::at(NOW));
         let revocations = Arc::new(Revocations::new(LIFETIME, NOW));
-        revocations.session_ended(session(1), NOW);
+        revocations.session_ended(UserKey::from_bytes([1; 12]), session(1), NOW);
         let task = tokio::spawn(follow(Arc::new(store), Arc::clone(&revocations), clock.clone()));
         let question = asked.recv().await.unwrap();
         clock.advance(LIFETIME + Duration::from_secs(1));

@@ -7,8 +7,8 @@ use super::store::{
     StoreError,
 };
 use async_trait::async_trait;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use tokio::sync::{mpsc, oneshot};
 
 type Page = Result<(Vec<Revocation>, Cursor), StoreError>;
@@ -33,6 +33,7 @@ pub(super) struct ScriptedStore {
     questions: mpsc::UnboundedSender<Question>,
     confirmed: Mutex<Option<mpsc::UnboundedSender<Vec<SessionRef>>>>,
     ended: Mutex<Option<mpsc::UnboundedSender<SessionId>>>,
+    pub(super) reapplied: Arc<Mutex<Vec<Revocation>>>,
     refuse_confirmations: AtomicBool,
     refuse_ends: AtomicBool,
 }
@@ -44,6 +45,7 @@ impl ScriptedStore {
             questions,
             confirmed: Mutex::default(),
             ended: Mutex::default(),
+            reapplied: Arc::default(),
             refuse_confirmations: AtomicBool::new(false),
             refuse_ends: AtomicBool::new(false),
         };
@@ -113,6 +115,15 @@ impl SessionStore for ScriptedStore {
         let (reply, answer) = oneshot::channel();
         self.questions.send(Question { after: after.clone(), reply }).map_err(|_| refusal())?;
         answer.await.map_err(|_| refusal())?
+    }
+
+    async fn reapply(&self, known: &[Revocation]) -> Result<(), StoreError> {
+        self.reapplied.lock().unwrap().extend(known);
+        Ok(())
+    }
+
+    async fn is_ended(&self, _: &SessionRef) -> Result<bool, StoreError> {
+        Err(refusal())
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

@@ -122,6 +122,8 @@ pub enum Revocation {
     Session {
         /// Which.
         session: SessionId,
+        /// Whose.
+        user: UserKey,
         /// No access token of it is alive after this.
         until: Timestamp,
     },
@@ -206,11 +208,26 @@ pub trait SessionStore: Send + Sync + 'static {
     async fn confirm(&self, seen: &[SessionRef]) -> Result<(), StoreError>;
 
     /// What was ended after `after` (everything still alive, for the default cursor), and the place to
-    /// go on from. Returns at once if there is nothing new.
+    /// go on from. Returns at once if there is nothing new. Nothing and the default cursor say that the feed
+    /// does not go on at `after`, for the store may have become another: begin again.
     ///
     /// # Errors
     /// [`StoreError`] when the store does not answer.
     async fn revocations(&self, after: &Cursor) -> Result<(Vec<Revocation>, Cursor), StoreError>;
+
+    /// Ends again what the store may have forgotten, by a failover to a server that had not heard of it: a
+    /// session as [`Self::end`] does, a user's by raising the epoch to what it was. What is in force stays as it
+    /// is; what is not, or of which nothing is known, is appended to the feed.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the store cannot say that it did.
+    async fn reapply(&self, known: &[Revocation]) -> Result<(), StoreError>;
+
+    /// Whether a session is ended, or gone, as the store knows at this moment.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the store does not answer.
+    async fn is_ended(&self, token: &SessionRef) -> Result<bool, StoreError>;
 
     /// Whether the store answers at all; for readiness.
     ///

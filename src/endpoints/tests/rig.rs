@@ -396,6 +396,14 @@ impl SessionStore for Breakable<EmbeddedStore> {
         self.up()?.revocations(after).await
     }
 
+    async fn reapply(&self, known: &[Revocation]) -> Result<(), StoreError> {
+        self.up()?.reapply(known).await
+    }
+
+    async fn is_ended(&self, token: &SessionRef) -> Result<bool, StoreError> {
+        self.up()?.is_ended(token).await
+    }
+
     async fn ping(&self) -> Result<(), StoreError> {
         self.up()?.ping().await
     }

@@ -5,6 +5,7 @@ use super::{
 };
 use crate::clock::Clock as _;
 use crate::session::family::{LostResponse, OnReuse, Outcome, RECOVERIES, RECOVERY_PERIOD, RotationPolicy};
+use crate::session::id::SessionRef;
 use crate::session::store::{Cursor, Delivery, EndReason, NewSession, Revocation, SessionRecord, StoreError};
 use std::time::Duration;
 
@@ -84,7 +85,7 @@ pub(in crate::session) async fn an_ended_session_is_revoked_until_it_would_have_
     let new = login(&rig, user()).await;
     assert!(rig.store().end(new.user, new.id, EndReason::Logout).await.unwrap());
     let until = revocation_end(&rig);
-    assert_eq!(feed(&rig).await, [Revocation::Session { session: new.id, until }]);
+    assert_eq!(feed(&rig).await, [Revocation::Session { session: new.id, user: new.user, until }]);
     rig.clock().advance(policy().idle.saturating_sub(Duration::from_secs(1)));
     // Other sessions come and go; the tombstone stays.
     for _ in 0..20 {
@@ -141,7 +142,7 @@ pub(in crate::session) async fn a_replay_ends_the_session_in_the_same_step<R: Ri
     }
     assert_eq!(rotate(&rig, &new, 0).await.0, Outcome::Reused);
     let until = revocation_end(&rig);
-    assert_eq!(feed(&rig).await, [Revocation::Session { session: new.id, until }]);
+    assert_eq!(feed(&rig).await, [Revocation::Session { session: new.id, user: new.user, until }]);
     assert_eq!(rotate(&rig, &new, 3).await.0, Outcome::Revoked);
     assert_eq!(rotate(&rig, &new, 0).await.0, Outcome::Revoked);
     assert_eq!(listed(&rig, new.user).await, []);
@@ -184,7 +185,7 @@ pub(in crate::session) async fn the_longest_idle_session_makes_room<R: Rig>() {
     let fourth = new_session(&rig, alice);
     assert_eq!(open(&rig, &fourth).await.evicted, [sessions[1].id]);
     let until = revocation_end(&rig);
-    assert_eq!(feed(&rig).await, [Revocation::Session { session: sessions[1].id, until }]);
+    assert_eq!(feed(&rig).await, [Revocation::Session { session: sessions[1].id, user: alice, until }]);
     assert_eq!(rotate(&rig, &sessions[1], 0).await.0, Outcome::Revoked);
     // The room of a session that expired or was ended is free.
     rig.store().end(alice, fourth.id, EndReason::Logout).await.unwrap();
@@ -335,7 +336,7 @@ pub(in crate::session) async fn the_feed_goes_on_where_it_was_left<R: Rig>() {
     for round in 0..40 {
         let new = login(&rig, user()).await;
         rig.store().end(new.user, new.id, EndReason::Logout).await.unwrap();
-        let expected = Revocation::Session { session: new.id, until: revocation_end(&rig) };
+        let expected = Revocation::Session { session: new.id, user: new.user, until: revocation_end(&rig) };
         assert_eq!(read_on(&rig, &mut cursor).await, [expected], "round {round}");
         ended.push(expected);
     }
@@ -346,6 +347,52 @@ pub(in crate::session) async fn the_feed_goes_on_where_it_was_left<R: Rig>() {
     // A place that no store ever gave is the beginning.
     let mut nonsense = Cursor("nonsense,1-,\u{1F600}".to_owned());
     assert_eq!(read_on(&rig, &mut nonsense).await.len(), ended.len());
+}
+
+pub(in crate::session) async fn what_a_failover_brought_back_is_ended_again<R: Rig>() {
+    let rig = R::start(policy()).await;
+    let (new, other) = (login(&rig, user()).await, login(&rig, user()).await);
+    let until = revocation_end(&rig);
+    let session = Revocation::Session { session: new.id, user: new.user, until };
+    let unknown = Revocation::Session { session: new_session(&rig, new.user).id, user: new.user, until };
+    let all = Revocation::User { user: other.user, epoch: 7, until };
+    rig.store().reapply(&[session, all]).await.unwrap();
+    let mut told = feed(&rig).await;
+    assert!(told.len() == 2 && told.contains(&session) && told.contains(&all), "{told:?}");
+    for new in [&new, &other] {
+        assert_eq!(rotate(&rig, new, 0).await.0, Outcome::Revoked);
+        assert_eq!(listed(&rig, new.user).await, []);
+    }
+    // What is in force already is not told again.
+    let later = login(&rig, other.user).await;
+    let earlier = Revocation::User { user: other.user, epoch: 6, until };
+    rig.store().reapply(&[session, all, earlier, unknown]).await.unwrap();
+    assert_eq!(rotate(&rig, &later, 0).await.1.unwrap().epoch, 7);
+    told.push(unknown);
+    let again = feed(&rig).await;
+    assert!(again.len() == 3 && again.iter().all(|revocation| told.contains(revocation)), "{again:?}");
+}
+
+pub(in crate::session) async fn the_store_says_at_once_what_is_ended<R: Rig>() {
+    let rig = R::start(RotationPolicy { max_per_user: 1, ..policy() }).await;
+    let (alice, store) = (user(), rig.store());
+    let evicted = login(&rig, alice).await;
+    assert!(!store.is_ended(&access_token(&evicted, 0)).await.unwrap());
+    rotate(&rig, &evicted, 0).await;
+    assert!(!store.is_ended(&access_token(&evicted, 0)).await.unwrap());
+    let new = login(&rig, alice).await;
+    assert!(store.is_ended(&access_token(&evicted, 1)).await.unwrap());
+    assert!(!store.is_ended(&access_token(&new, 0)).await.unwrap());
+    store.end(alice, new.id, EndReason::Logout).await.unwrap();
+    assert!(store.is_ended(&access_token(&new, 0)).await.unwrap());
+
+    let third = login(&rig, alice).await;
+    let epoch = store.end_all(alice).await.unwrap().epoch;
+    assert!(store.is_ended(&access_token(&third, 0)).await.unwrap());
+    let fourth = access_token(&login(&rig, alice).await, 0);
+    assert!(!store.is_ended(&SessionRef { epoch, ..fourth }).await.unwrap());
+    let stranger = new_session(&rig, user());
+    assert!(store.is_ended(&access_token(&stranger, 0)).await.unwrap());
 }
 
 pub(in crate::session) async fn a_damaged_session_is_an_error<R: Rig>() {

@@ -81,6 +81,8 @@ macro_rules! every_store_must {
             a_store_behind_the_token_catches_up
             an_idle_session_expires
             the_feed_goes_on_where_it_was_left
+            what_a_failover_brought_back_is_ended_again
+            the_store_says_at_once_what_is_ended
             a_damaged_session_is_an_error
             it_answers_a_ping
             sixty_four_refreshes_at_once_make_one_generation

@@ -55,9 +55,11 @@ impl Model {
     }
 
     fn end(&mut self, session: SessionId, why: EndReason, now: Timestamp) {
-        self.sessions.get_mut(&session).unwrap().1.ended = Some(why);
+        let (user, family) = self.sessions.get_mut(&session).unwrap();
+        family.ended = Some(why);
+        let user = *user;
         let until = now.plus(self.policy.revocation_lifetime());
-        self.revoked.push(Revocation::Session { session, until });
+        self.revoked.push(Revocation::Session { session, user, until });
     }
 
     fn raise(&mut self, user: UserKey, to: UserState, now: Timestamp) {

@@ -28,7 +28,7 @@ use tables::{FORMAT, NUMBERS, REVOCATIONS, SESSIONS, Tables, USERS, unavailable}
 use writer::{Writer, writer};
 
 /// The layout this version reads and writes.
-const LAYOUT: u64 = 1;
+const LAYOUT: u64 = 2;
 /// How long a caller waits for its commit.
 const DEADLINE: Duration = Duration::from_secs(3);
 /// Memory for pages of the file.
@@ -180,6 +180,21 @@ impl SessionStore for EmbeddedStore {
         self.read(move |txn, _| {
             let table = txn.open_table(REVOCATIONS).map_err(unavailable)?;
             tables::revocations(&table, &after)
+        })
+        .await
+    }
+
+    async fn reapply(&self, known: &[Revocation]) -> Result<(), StoreError> {
+        let known = known.to_vec();
+        self.write(move |tables, now| known.iter().try_for_each(|known| tables.reapply(known, now))).await
+    }
+
+    async fn is_ended(&self, token: &SessionRef) -> Result<bool, StoreError> {
+        let token = *token;
+        self.read(move |txn, _| {
+            let sessions = txn.open_table(SESSIONS).map_err(unavailable)?;
+            let users = txn.open_table(USERS).map_err(unavailable)?;
+            tables::is_ended(&sessions, &users, &token)
         })
         .await
     }

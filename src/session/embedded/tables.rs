@@ -49,7 +49,7 @@ struct StoredUser {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum StoredRevocation {
-    Session { session: [u8; 16], until: u64 },
+    Session { session: [u8; 16], user: [u8; 12], until: u64 },
     User { user: [u8; 12], epoch: u32, until: u64 },
 }
 
@@ -128,7 +128,7 @@ impl<'txn> Tables<'txn> {
         let stored = StoredSession { family, ..stored };
         self.put_session(user, session, &stored)?;
         if step.outcome == Outcome::Reused {
-            self.revoke_session(session, now)?;
+            self.revoke_session(user, session, now)?;
         }
         let session = step.outcome.grants().then(|| stored.record(session, user));
         Ok(Rotation { outcome: step.outcome, session })
@@ -167,6 +167,23 @@ impl<'txn> Tables<'txn> {
             self.put_session(seen.user, seen.session, &StoredSession { family, ..stored })?;
         }
         Ok(())
+    }
+
+    pub(super) fn reapply(&mut self, known: &Revocation, now: Timestamp) -> Result<(), StoreError> {
+        match *known {
+            Revocation::Session { session, user, .. } => {
+                let state = user_state(&self.users, user)?;
+                match session_of(&self.sessions, user, session)? {
+                    None => self.revoke_session(user, session, now),
+                    Some(stored) if stored.family.is_revoked(state) => Ok(()),
+                    Some(stored) => self.end_stored(user, session, stored, EndReason::Logout, now),
+                }
+            }
+            Revocation::User { user, epoch, .. } if user_state(&self.users, user)?.epoch < epoch => {
+                self.raise(user, UserState { epoch }, now)
+            }
+            Revocation::User { .. } => Ok(()),
+        }
     }
 
     /// Removes a bounded number of entries that nobody can need any more.
@@ -227,7 +244,7 @@ impl<'txn> Tables<'txn> {
     ) -> Result<(), StoreError> {
         let family = Family { ended: Some(why), ..stored.family };
         self.put_session(user, session, &StoredSession { family, ..stored })?;
-        self.revoke_session(session, now)
+        self.revoke_session(user, session, now)
     }
 
     fn put_session(
@@ -253,9 +270,18 @@ impl<'txn> Tables<'txn> {
         self.append(&StoredRevocation::User { user, epoch: to.epoch, until })
     }
 
-    fn revoke_session(&mut self, session: SessionId, now: Timestamp) -> Result<(), StoreError> {
+    fn revoke_session(
+        &mut self,
+        user: UserKey,
+        session: SessionId,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
         let until = now.plus(self.policy.revocation_lifetime()).as_millis();
-        self.append(&StoredRevocation::Session { session: *session.as_bytes(), until })
+        self.append(&StoredRevocation::Session {
+            session: *session.as_bytes(),
+            user: *user.as_bytes(),
+            until,
+        })
     }
 
     fn append(&mut self, revocation: &StoredRevocation) -> Result<(), StoreError> {
@@ -286,6 +312,18 @@ pub(super) fn list(
     Ok(alive)
 }
 
+/// Whether a session is ended or gone.
+pub(super) fn is_ended(
+    sessions: &impl ReadableTable<SessionKey, &'static [u8]>,
+    users: &impl ReadableTable<[u8; 12], &'static [u8]>,
+    token: &SessionRef,
+) -> Result<bool, StoreError> {
+    let state = user_state(users, token.user)?;
+    let stored = session_of(sessions, token.user, token.session)?;
+    let alive = stored.is_some_and(|stored| stored.family.ended.is_none());
+    Ok(!alive || token.epoch < state.epoch)
+}
+
 /// The revocations after `cursor`, and the cursor after them.
 pub(super) fn revocations(
     table: &impl ReadableTable<u64, &'static [u8]>,
@@ -303,9 +341,10 @@ pub(super) fn revocations(
 
 fn revocation_of(stored: &StoredRevocation) -> (Revocation, Timestamp) {
     match *stored {
-        StoredRevocation::Session { session, until } => {
+        StoredRevocation::Session { session, user, until } => {
             let until = Timestamp::from_millis(until);
-            (Revocation::Session { session: SessionId::from_bytes(session), until }, until)
+            let (session, user) = (SessionId::from_bytes(session), UserKey::from_bytes(user));
+            (Revocation::Session { session, user, until }, until)
         }
         StoredRevocation::User { user, epoch, until } => {
             let until = Timestamp::from_millis(until);

@@ -159,10 +159,10 @@ async fn a_later_layout_is_refused() {
     {
         let database = Database::open(folder.file()).unwrap();
         let txn = database.begin_write().unwrap();
-        txn.open_table(tables::NUMBERS).unwrap().insert(tables::FORMAT, 2).unwrap();
+        txn.open_table(tables::NUMBERS).unwrap().insert(tables::FORMAT, 3).unwrap();
         txn.commit().unwrap();
     }
-    assert!(matches!(open(&folder.file(), &clock), Err(OpenError::Layout { found: 2, .. })));
+    assert!(matches!(open(&folder.file(), &clock), Err(OpenError::Layout { found: 3, .. })));
 }
 
 #[tokio::test]

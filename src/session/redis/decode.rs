@@ -17,6 +17,10 @@ pub(super) const FIELDS: [&str; 13] = ["h", "c", "n", "r", "t", "f", "b", "p", "
 /// A state as listed: one value per field.
 pub(super) type State = Vec<Option<Vec<u8>>>;
 
+/// What tells whether a session is ended: why it was, the epoch it was opened under, the user's epoch, and
+/// whether it had to make room.
+pub(super) type Standing = ((Option<String>, Option<u32>), Option<u32>, Option<f64>);
+
 /// An entry of a stream: its id and its fields.
 pub(super) type Entry = (String, HashMap<String, String>);
 
@@ -118,6 +122,10 @@ pub(super) fn session_id(text: &str) -> Result<SessionId, StoreError> {
     SessionId::parse(text).ok_or_else(|| corrupt("an identifier that is none"))
 }
 
+fn user_key(text: &str) -> Result<UserKey, StoreError> {
+    UserKey::parse(text).ok_or_else(|| corrupt("a user that is none"))
+}
+
 /// The word an [`EndReason`] is stored as.
 pub(super) const fn end_word(why: EndReason) -> &'static str {
     match why {
@@ -140,10 +148,11 @@ pub(super) fn revocation(fields: &HashMap<String, String>) -> Result<Option<Revo
     let text = |name: &str| fields.get(name).map(|text| text.clone().into_bytes());
     let until = time(text("t"))?;
     if let Some(session) = fields.get("s") {
-        return Ok(Some(Revocation::Session { session: session_id(session)?, until }));
+        let user = user_key(fields.get("u").map_or("", String::as_str))?;
+        return Ok(Some(Revocation::Session { session: session_id(session)?, user, until }));
     }
     let Some(user) = fields.get("u") else { return Ok(None) };
-    let user = UserKey::parse(user).ok_or_else(|| corrupt("a user that is none"))?;
+    let user = user_key(user)?;
     Ok(Some(Revocation::User { user, epoch: number(text("e"))?, until }))
 }
 

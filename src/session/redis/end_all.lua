@@ -9,4 +9,5 @@ for at = 1, #entries, 2 do
     alive = alive + 1
   end
 end
-return { alive, raise(KEYS[1], KEYS[2], KEYS[3], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])) }
+return { alive, raise(KEYS[1], KEYS[2], KEYS[3], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]),
+  next_epoch(KEYS[1])) }

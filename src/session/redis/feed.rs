@@ -12,25 +12,20 @@ const PAGE: usize = 1000;
 /// Reads on after `cursor`.
 ///
 /// Each read begins with the entry last seen. If that is not there any more, it has outlived the access
-/// tokens it was about, or this is another Redis, or one that lost its latest writes; where one cannot tell,
-/// the stream is read again from its beginning, since hearing of a revocation twice does no harm.
+/// tokens it was about, or this is another Redis, or one that lost its latest writes; one cannot tell, and so
+/// everything is to be read again, since hearing of a revocation twice does no harm.
 ///
 /// Where only some servers of a cluster answer, what they say is passed on, and the failure is told as soon
 /// as they have nothing more to say.
 pub(super) async fn read(link: &Link, cursor: &Cursor) -> Result<(Vec<Revocation>, Cursor), StoreError> {
     let mut seen = places(cursor);
-    let (mut streams, mut failure) = fetch(link, &seen).await;
-    let mut lost = false;
-    for (place, entries) in seen.iter_mut().zip(&streams) {
+    let (streams, failure) = fetch(link, &seen).await;
+    for (place, entries) in seen.iter().zip(&streams) {
         let Some(entries) = entries else { continue };
         let there = entries.first().is_some_and(|(id, _)| Some(id) == place.as_ref());
         if place.is_some() && !there {
-            *place = None;
-            lost = true;
+            return Ok((Vec::new(), Cursor::default()));
         }
-    }
-    if lost {
-        (streams, failure) = fetch(link, &seen).await;
     }
 
     let mut found = Vec::new();

@@ -26,6 +26,7 @@ use crate::clock::Clock;
 use async_trait::async_trait;
 use call::{Call, Script};
 use decode::{FIELDS, State, corrupt};
+use futures_util::future::try_join_all;
 use link::Link;
 use redis::Pipeline;
 use scripts::Scripts;
@@ -74,6 +75,20 @@ impl RedisStore {
             .key(keys::stream(user.shard()))
             .key(keys::evicted(user))
             .arg(self.time());
+        script
+    }
+
+    /// A script about all sessions of a user.
+    fn about_all<'a>(&self, script: &'a Script, user: UserKey) -> Call<'a> {
+        let mut script = script.call();
+        script
+            .key(keys::user(user))
+            .key(keys::index(user))
+            .key(keys::stream(user.shard()))
+            .arg(self.time())
+            .arg(user.to_string())
+            .arg(self.revocation_lifetime())
+            .arg(millis(self.policy.absolute));
         script
     }
 }
@@ -148,15 +163,7 @@ impl SessionStore for RedisStore {
     }
 
     async fn end_all(&self, user: UserKey) -> Result<EndedAll, StoreError> {
-        let mut script = self.scripts.end_all.call();
-        script
-            .key(keys::user(user))
-            .key(keys::index(user))
-            .key(keys::stream(user.shard()))
-            .arg(self.time())
-            .arg(user.to_string())
-            .arg(self.revocation_lifetime())
-            .arg(millis(self.policy.absolute));
+        let script = self.about_all(&self.scripts.end_all, user);
         let (ended, epoch) = self.link.script(user.shard(), &script).await?;
         Ok(EndedAll { ended, epoch })
     }
@@ -200,6 +207,34 @@ impl SessionStore for RedisStore {
         feed::read(&self.link, after).await
     }
 
+    async fn reapply(&self, known: &[Revocation]) -> Result<(), StoreError> {
+        let again = known.iter().map(async |known| match *known {
+            Revocation::Session { session, user, .. } => {
+                let mut script = self.about(&self.scripts.reapply, user, session);
+                script.arg(session.to_string()).arg(self.revocation_lifetime());
+                self.link.script::<()>(user.shard(), &script).await
+            }
+            Revocation::User { user, epoch, .. } => {
+                let mut script = self.about_all(&self.scripts.reapply_all, user);
+                script.arg(epoch);
+                self.link.script::<()>(user.shard(), &script).await
+            }
+        });
+        try_join_all(again).await.map(drop)
+    }
+
+    async fn is_ended(&self, token: &SessionRef) -> Result<bool, StoreError> {
+        let SessionRef { user, session, .. } = *token;
+        let mut pipe = Pipeline::new();
+        pipe.cmd("HMGET").arg(keys::state(user, session)).arg(&["x", "e"]);
+        pipe.cmd("GET").arg(keys::user(user));
+        pipe.cmd("ZSCORE").arg(keys::evicted(user)).arg(session.to_string());
+        let ((why, opened), epoch, evicted): decode::Standing =
+            self.link.pipeline(user.shard(), &pipe).await?;
+        let raised = token.epoch < epoch.unwrap_or_default();
+        Ok(opened.is_none() || why.is_some() || raised || evicted.is_some())
+    }
+
     async fn ping(&self) -> Result<(), StoreError> {
         let questions: Vec<_> = (0..UserKey::SHARDS).map(|_| redis::cmd("PING")).collect();
         let (answers, failure) = self.link.every_shard::<String>(&questions).await;
@@ -224,3 +259,5 @@ mod sentinel_tests;
 mod server;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tls_tests;

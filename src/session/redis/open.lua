@@ -34,7 +34,7 @@ for at = 1, #alive + 1 - limit do
   kept_until = math.max(kept_until, leaving.expiry + LINGER)
   redis.call('ZREM', KEYS[4], leaving.entry)
   redis.call('ZADD', KEYS[6], int(leaving.expiry), evicted[at])
-  revoke(KEYS[5], lifetime, 's', evicted[at])
+  revoke_session(KEYS[5], lifetime, evicted[at], KEYS[1])
 end
 if kept_until > 0 then
   local latest = redis.call('ZRANGE', KEYS[6], -1, -1, 'WITHSCORES')[2]

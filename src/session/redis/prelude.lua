@@ -97,18 +97,27 @@ local function revoke(stream, lifetime, ...)
   redis.call('PEXPIRE', stream, int(lifetime + LINGER))
 end
 
+-- The user's key stands in the names of the keys of a session.
+local function revoke_session(stream, lifetime, id, state_key)
+  revoke(stream, lifetime, 's', id, 'u', string.match(state_key, '^rs:{%d+}:([^:]+):'))
+end
+
 -- A full Redis refuses a script's first write if that may need memory, and none after it. So what frees
 -- memory comes first here: a logout must go through.
 local function finish(state_key, details_key, index, stream, id, state, why, lifetime)
   redis.call('DEL', details_key)
   redis.call('HSET', state_key, 'x', why)
   redis.call('ZREM', index, member(id, state))
-  revoke(stream, lifetime, 's', id)
+  revoke_session(stream, lifetime, id, state_key)
 end
 
--- Ends every session of a user: the epoch does it, the index is merely emptied.
-local function raise(user, index, stream, name, lifetime, absolute)
-  local epoch = math.min(LAST, math.max(epoch_of(user) + 1, math.floor(now / 1000)))
+-- The epoch after the present one.
+local function next_epoch(user)
+  return math.min(LAST, math.max(epoch_of(user) + 1, math.floor(now / 1000)))
+end
+
+-- Ends every session of a user below an epoch: the epoch does it, the index is merely emptied.
+local function raise(user, index, stream, name, lifetime, absolute, epoch)
   local until_then = now + absolute
   for _, entry in ipairs(redis.call('ZRANGE', index, 0, -1)) do
     until_then = math.max(until_then, tonumber(string.match(entry, ':(%d+)$')) or 0)

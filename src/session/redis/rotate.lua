@@ -73,7 +73,7 @@ elseif behind == 1 and recoverable then
 else
   finish(KEYS[1], KEYS[2], KEYS[4], KEYS[5], id, state, 'reused', lifetime)
   if ARGV[10] == 'user' then
-    raise(KEYS[3], KEYS[4], KEYS[5], user_name, lifetime, absolute)
+    raise(KEYS[3], KEYS[4], KEYS[5], user_name, lifetime, absolute, next_epoch(KEYS[3]))
   end
   return { 'reused', {}, false }
 end

@@ -11,6 +11,8 @@ pub(super) struct Scripts {
     pub(super) end: Script,
     pub(super) end_all: Script,
     pub(super) confirm: Script,
+    pub(super) reapply: Script,
+    pub(super) reapply_all: Script,
 }
 
 impl Scripts {
@@ -27,6 +29,8 @@ impl Scripts {
             rotate: with_prelude(include_str!("rotate.lua")),
             end: with_prelude(include_str!("end.lua")),
             end_all: with_prelude(include_str!("end_all.lua")),
+            reapply: with_prelude(include_str!("reapply.lua")),
+            reapply_all: with_prelude(include_str!("reapply_all.lua")),
             confirm: Script::new(include_str!("confirm.lua").to_owned()),
         }
     }

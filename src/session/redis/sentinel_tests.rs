@@ -1,11 +1,14 @@
 //! The Redis store behind a real sentinel.
 
 use super::server::{Server, free_port, until};
-use super::tests::{new_session, token};
+use super::tests::{access_token, new_session, token};
 use super::{RedisSettings, RedisStore, Servers};
+use crate::clock::{Clock as _, SystemClock};
 use crate::secret::Secret;
-use crate::session::family::RotationPolicy;
-use crate::session::store::{NewSession, SessionStore as _, StoreError};
+use crate::session::family::{Outcome, RotationPolicy};
+use crate::session::revocation::{self, Revocations};
+use crate::session::store::{EndReason, NewSession, SessionStore, StoreError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 struct Watched {
@@ -59,6 +62,53 @@ async fn a_primary_that_dies_logs_nobody_out() {
     drop(primary);
     refreshes(&store, &new, 0).await;
     assert!(replica.says("INFO replication", "role:master\r"));
+}
+
+/// What only the primary had heard of when it died.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_failover_neither_undoes_a_logout_nor_logs_anyone_out() {
+    let watched = Watched::start();
+    let store = Arc::new(watched.store("", Duration::from_millis(500)));
+    let lifetime = RotationPolicy::default().revocation_lifetime();
+    let known = Arc::new(Revocations::new(lifetime, SystemClock.now()));
+    let feed = Arc::clone(&store) as Arc<dyn SessionStore>;
+    let task = tokio::spawn(revocation::follow(feed, Arc::clone(&known), Arc::new(SystemClock)));
+    let [one, everywhere, refreshed] = [new_session(), new_session(), new_session()];
+    for new in [&one, &everywhere, &refreshed] {
+        store.open(new.clone()).await.unwrap();
+    }
+    let offset = |server: &Server| -> String {
+        let answer: String = server.query("INFO replication");
+        answer.split("master_repl_offset:").nth(1).unwrap().split('\r').next().unwrap().to_owned()
+    };
+    until("the replica has it", || offset(&watched.primary) == offset(&watched.replica));
+    let () = watched.replica.query("CONFIG SET masterauth nonsense");
+    let () = watched.primary.query("CLIENT KILL TYPE replica");
+    until("the replica is cut off", || watched.replica.says("INFO replication", "master_link_status:down\r"));
+
+    store.end(one.user, one.id, EndReason::Logout).await.unwrap();
+    store.end_all(everywhere.user).await.unwrap();
+    assert_eq!(store.rotate(&token(&refreshed, 0)).await.unwrap().outcome, Outcome::Rotated);
+    while !(known.is_revoked(&access_token(&one)) && known.is_revoked(&access_token(&everywhere))) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let Watched { primary, replica, sentinel: _sentinel } = watched;
+    drop(primary);
+    until("the replica is promoted", || replica.says("INFO replication", "role:master\r"));
+    let start = Instant::now();
+    loop {
+        let outcomes = (store.rotate(&token(&one, 0)).await, store.rotate(&token(&everywhere, 0)).await);
+        if let (Ok(one), Ok(everywhere)) = outcomes
+            && (one.outcome, everywhere.outcome) == (Outcome::Revoked, Outcome::Revoked)
+        {
+            break;
+        }
+        assert!(start.elapsed() < Duration::from_secs(20));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // This one's refresh is what the new primary has not heard of.
+    assert_eq!(store.rotate(&token(&refreshed, 1)).await.unwrap().outcome, Outcome::Healed);
+    task.abort();
 }
 
 #[tokio::test]

@@ -92,6 +92,11 @@ impl Server {
         None
     }
 
+    /// Its own folder, which is gone when it is.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Whether the process we started is the one that answers at the port.
     fn is_ours(&self) -> bool {
         let ours = format!("process_id:{}\r", self.child.id());

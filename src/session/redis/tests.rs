@@ -195,7 +195,7 @@ async fn revocations_are_trimmed_when_no_token_can_match_them() {
         let () = redis::cmd("XADD")
             .arg(keys::stream(user.shard()))
             .arg(format!("{hour_ago}-{}", n + 1))
-            .arg(&["s", &id, "t", "5"])
+            .arg(&["s", &id, "u", &user.to_string(), "t", "5"])
             .query(&mut connection)
             .unwrap();
     }
@@ -212,9 +212,10 @@ async fn a_wiped_redis_is_read_from_its_beginning() {
     login_and_logout(&store).await;
     let (_, cursor) = store.revocations(&Cursor::default()).await.unwrap();
     let () = redis::cmd("FLUSHALL").query(&mut server.connection()).unwrap();
-    assert_eq!(store.revocations(&cursor).await.unwrap().0, []);
+    let (none, again) = store.revocations(&cursor).await.unwrap();
+    assert_eq!((none, &again), (vec![], &Cursor::default()));
     let expected = login_and_logout(&store).await;
-    assert_eq!(store.revocations(&cursor).await.unwrap().0, [expected]);
+    assert_eq!(store.revocations(&again).await.unwrap().0, [expected]);
 }
 
 #[tokio::test]
@@ -233,10 +234,12 @@ async fn entries_older_than_the_place_we_are_at_are_read_after_a_failover() {
     let () = redis::cmd("XADD")
         .arg(&stream)
         .arg("1000-0")
-        .arg(&["s", &id.to_string(), "t", "9000"])
+        .arg(&["s", &id.to_string(), "u", &new.user.to_string(), "t", "9000"])
         .query(&mut connection)
         .unwrap();
-    let (after, _) = store.revocations(&cursor).await.unwrap();
+    let (none, again) = store.revocations(&cursor).await.unwrap();
+    assert_eq!((none, &again), (vec![], &Cursor::default()));
+    let (after, _) = store.revocations(&again).await.unwrap();
     assert_eq!(found.len(), 1);
     assert!(matches!(after[..], [Revocation::Session { session, .. }] if session == id));
 }
@@ -251,7 +254,8 @@ async fn a_feed_longer_than_a_page_is_read_to_its_end() {
         let mut id = [0; 16];
         id[..4].copy_from_slice(&n.to_be_bytes());
         let id = SessionId::from_bytes(id).to_string();
-        pipe.cmd("XADD").arg(keys::stream(user.shard())).arg("*").arg(&["s", &id, "t", "5"]).ignore();
+        let fields = ["s", &id, "u", &user.to_string(), "t", "5"];
+        pipe.cmd("XADD").arg(keys::stream(user.shard())).arg("*").arg(&fields).ignore();
     }
     pipe.query::<()>(&mut server.connection()).unwrap();
     let (mut cursor, mut all) = (Cursor::default(), Vec::new());
