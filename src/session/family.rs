@@ -329,10 +329,13 @@ pub fn rotate(
     let age = now.since(family.handed);
     if presented.generation > family.generation {
         let gap = presented.generation - family.generation;
-        let Some(next) = presented.generation.checked_add(1).filter(|_| gap <= HEAL_GENERATIONS) else {
+        if gap > HEAL_GENERATIONS {
             return refused(Outcome::Ahead);
-        };
-        return granted(Outcome::Healed, family.advanced(next, now, policy));
+        }
+        // Whoever presents a generation was handed it: it is confirmed, and no successor is made that could
+        // overtake requests still under way with the one before.
+        let caught_up = Family { confirmed: true, ..family.advanced(presented.generation, now, policy) };
+        return granted(Outcome::Healed, caught_up);
     }
     match family.generation - presented.generation {
         // The first refresh after login always rotates: a client that just logged in learns at once
@@ -607,8 +610,9 @@ mod tests {
         for gap in 1..=HEAL_GENERATIONS {
             let mut session = Session::at_generation(3);
             assert_eq!(session.present(3 + gap), Outcome::Healed);
-            assert_eq!(session.family.generation, 4 + gap);
-            assert_eq!(session.present(3 + gap), Outcome::Retry);
+            assert_eq!(session.family.generation, 3 + gap);
+            assert_eq!(session.present(3 + gap), Outcome::Same);
+            assert_eq!(session.present(2 + gap), Outcome::Retry, "a tab that is a moment late");
         }
         let mut session = Session::at_generation(3);
         let before = session.family;
@@ -632,7 +636,8 @@ mod tests {
         session.after(secs(600));
         assert_eq!(session.present(u32::MAX), Outcome::Same);
         session.family.generation = u32::MAX - 1;
-        assert_eq!(session.present(u32::MAX), Outcome::Ahead);
+        assert_eq!(session.present(u32::MAX), Outcome::Healed);
+        assert_eq!(session.family.generation, u32::MAX);
     }
 
     #[test]
@@ -687,7 +692,7 @@ mod tests {
             prop_assert_eq!(next.absolute_expiry, family.absolute_expiry);
             match step.outcome {
                 Outcome::Rotated => prop_assert_eq!(next.generation, family.generation + 1),
-                Outcome::Healed => prop_assert_eq!(next.generation, g + 1),
+                Outcome::Healed => prop_assert_eq!((next.generation, next.confirmed), (g, true)),
                 _ => prop_assert_eq!(next.generation, family.generation),
             }
             if step.outcome.grants() {

@@ -244,7 +244,7 @@ impl<R: Rig> Walk<'_, R> {
             assert_eq!(session.generation, family.generation, "{at}");
             assert_eq!(session.last_seen, family.last_seen, "{at}");
             assert_eq!(session.idle_expiry, family.idle_expiry, "{at}");
-            assert!(session.generation.abs_diff(current) <= HEAL_GENERATIONS + 1, "{at}");
+            assert!(session.generation.abs_diff(current) <= HEAL_GENERATIONS, "{at}");
         }
     }
 

@@ -45,11 +45,12 @@ local recoverable = in_time and state.f == 0 and (state.b < RECOVERIES or period
 
 local outcome
 if behind < 0 then
-  if -behind > HEAL or presented == LAST then
+  if -behind > HEAL then
     return { 'ahead', {}, false }
   end
   outcome = 'healed'
-  advance(presented + 1)
+  advance(presented)
+  state.f = 1
 elseif behind == 0 then
   if (state.n > 0 and age < coalesce) or state.n == LAST then
     outcome = 'same'
