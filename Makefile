@@ -19,8 +19,8 @@ run: build-tools
 	@sh examples/demo.sh
 
 test: test-tools
-	cargo test --locked --all-targets
-	cargo test --locked --doc
+	cargo build --locked --bins --examples
+	cargo test --locked
 
 # With whatever builder is there.
 image:
