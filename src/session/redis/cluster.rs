@@ -91,19 +91,23 @@ impl Cluster {
         groups.into_iter().map(|(_, shards)| shards).collect()
     }
 
+    /// The server of a shard, if it is known.
+    pub(super) fn known(&self, shard: u8) -> Option<Arc<Node>> {
+        self.routes.get(usize::from(shard)).and_then(ArcSwapOption::load_full)
+    }
+
     async fn route(&self, shard: u8, deadline: Instant) -> Result<Arc<Node>, Failure> {
-        let known = || self.routes.get(usize::from(shard)).and_then(ArcSwapOption::load_full);
-        if let Some(node) = known() {
+        if let Some(node) = self.known(shard) {
             return Ok(node);
         }
         let Ok(_one_at_a_time) = tokio::time::timeout_at(deadline.into(), self.learning.lock()).await else {
             return Err(Failure::Late(false));
         };
-        if let Some(node) = known() {
+        if let Some(node) = self.known(shard) {
             return Ok(node);
         }
         self.learn(deadline).await?;
-        known().ok_or_else(|| {
+        self.known(shard).ok_or_else(|| {
             let what = "the cluster has no server for a hash slot";
             Failure::Refused((ErrorKind::Client, what).into())
         })

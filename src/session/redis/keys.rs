@@ -33,6 +33,11 @@ pub(super) fn stream(shard: u8) -> String {
     format!("rv:{{{shard}}}")
 }
 
+/// What is written last to a shard, to see when a replica has it.
+pub(super) fn written(shard: u8) -> String {
+    format!("rw:{{{shard}}}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

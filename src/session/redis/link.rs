@@ -2,6 +2,7 @@
 
 use super::call::{Call, Question};
 use super::cluster::Cluster;
+use super::keys;
 use super::node::{Node, Place};
 use super::sentinel::Sentinels;
 use super::settings::{Access, RedisSettings, Servers, SettingsError};
@@ -100,6 +101,20 @@ impl Link {
             }
         }
         (all, failure)
+    }
+
+    /// Gives a replica a moment to follow, so that what was just written to a shard survives the server that
+    /// took it. Best effort.
+    pub(super) async fn replicated(&self, shard: u8) {
+        let key = keys::written(shard);
+        match &self.servers {
+            Topology::One(node) => node.replicated(&key).await,
+            Topology::Cluster(cluster) => {
+                if let Some(node) = cluster.known(shard) {
+                    node.replicated(&key).await;
+                }
+            }
+        }
     }
 
     async fn ask<T: FromRedisValue>(&self, shard: u8, question: &Question<'_>) -> Result<T, StoreError> {

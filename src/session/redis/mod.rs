@@ -8,13 +8,14 @@ mod feed;
 mod keys;
 mod link;
 mod node;
+mod prudence;
 mod scripts;
 mod sentinel;
 mod settings;
 
 pub use settings::{RedisSettings, Servers, SettingsError};
 
-use super::family::{LostResponse, OnReuse, RotationPolicy};
+use super::family::{LostResponse, OnReuse, Outcome, RotationPolicy};
 use super::id::{SessionId, SessionRef, UserKey};
 use super::record::Details;
 use super::refresh_token::Presented;
@@ -146,6 +147,9 @@ impl SessionStore for RedisStore {
         let (word, state, details): (String, State, Option<Vec<u8>>) =
             self.link.script(user.shard(), &script).await?;
         let outcome = decode::outcome(&word)?;
+        if outcome == Outcome::Reused {
+            self.link.replicated(user.shard()).await;
+        }
         if !outcome.grants() {
             return Ok(Rotation { outcome, session: None });
         }
@@ -159,12 +163,15 @@ impl SessionStore for RedisStore {
     async fn end(&self, user: UserKey, session: SessionId, why: EndReason) -> Result<bool, StoreError> {
         let mut script = self.about(&self.scripts.end, user, session);
         script.arg(session.to_string()).arg(decode::end_word(why)).arg(self.revocation_lifetime());
-        self.link.script(user.shard(), &script).await
+        let ended = self.link.script(user.shard(), &script).await?;
+        self.link.replicated(user.shard()).await;
+        Ok(ended)
     }
 
     async fn end_all(&self, user: UserKey) -> Result<EndedAll, StoreError> {
         let script = self.about_all(&self.scripts.end_all, user);
         let (ended, epoch) = self.link.script(user.shard(), &script).await?;
+        self.link.replicated(user.shard()).await;
         Ok(EndedAll { ended, epoch })
     }
 

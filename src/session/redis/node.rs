@@ -3,16 +3,18 @@
 
 use super::breaker::Breaker;
 use super::call::Question;
+use super::prudence;
 use super::sentinel::Sentinels;
 use super::settings::Address;
 use crate::session::store::StoreError;
 use arc_swap::ArcSwapOption;
 use redis::aio::MultiplexedConnection;
 use redis::{
-    AsyncConnectionConfig, Client, ErrorKind, FromRedisValue, RedisError, RedisResult, ServerErrorKind,
+    AsyncConnectionConfig, Client, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult,
+    ServerErrorKind, Value,
 };
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
 
 /// One connection that all callers share. It belongs to the runtime of whoever needed it first; should that
@@ -22,7 +24,13 @@ pub(super) struct Node {
     live: ArcSwapOption<MultiplexedConnection>,
     connecting: Mutex<()>,
     breaker: Breaker,
+    /// Only for waiting until a replica has followed.
+    waiting: Mutex<Option<MultiplexedConnection>>,
 }
+
+const PATIENCE_MILLIS: u64 = 100;
+/// The longest that is waited for a replica.
+const PATIENCE: Duration = Duration::from_millis(PATIENCE_MILLIS);
 
 /// Where the server is.
 pub(super) enum Place {
@@ -47,7 +55,13 @@ pub(super) enum Failure {
 
 impl Node {
     pub(super) fn new(place: Place) -> Self {
-        Self { place, live: ArcSwapOption::empty(), connecting: Mutex::new(()), breaker: Breaker::default() }
+        Self {
+            place,
+            live: ArcSwapOption::empty(),
+            connecting: Mutex::new(()),
+            breaker: Breaker::default(),
+            waiting: Mutex::default(),
+        }
     }
 
     /// The host it was made for, if that is fixed.
@@ -111,12 +125,45 @@ impl Node {
         if let Some(live) = self.live.load_full() {
             return Ok(live);
         }
-        let made = Arc::new(match &self.place {
-            Place::Fixed(client, _) => connect(client).await?,
-            Place::Watched(sentinels) => sentinels.connect().await?,
-        });
+        let made = Arc::new(self.connect().await?);
+        tokio::spawn(prudence::inspect(MultiplexedConnection::clone(&made)));
         self.live.store(Some(Arc::clone(&made)));
         Ok(made)
+    }
+
+    async fn connect(&self) -> RedisResult<MultiplexedConnection> {
+        match &self.place {
+            Place::Fixed(client, _) => connect(client).await,
+            Place::Watched(sentinels) => sentinels.connect().await,
+        }
+    }
+
+    /// Returns when a replica has everything that was written until now; at once if there is no replica, and in
+    /// any case after [`PATIENCE`]. `WAIT` speaks of its own connection's writes and holds that connection up,
+    /// so it gets one to itself and something to write, under `key`.
+    pub(super) async fn replicated(&self, key: &str) {
+        let waited = async {
+            let mut own = self.waiting.lock().await;
+            // If this is given up half-way, the connection is gone with it.
+            let mut connection = match own.take() {
+                Some(connection) => connection,
+                None => self.connect().await?,
+            };
+            let role: Vec<Value> = redis::cmd("ROLE").query_async(&mut connection).await?;
+            if matches!(role.get(2), Some(Value::Array(replicas)) if !replicas.is_empty()) {
+                let mut pipe = Pipeline::new();
+                pipe.cmd("SET").arg(key).arg(1).arg("PX").arg(PATIENCE_MILLIS).ignore();
+                pipe.cmd("WAIT").arg(1).arg(PATIENCE_MILLIS).ignore();
+                let () = pipe.query_async(&mut connection).await?;
+            }
+            *own = Some(connection);
+            RedisResult::Ok(())
+        };
+        match tokio::time::timeout(PATIENCE, waited).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "a revocation may not be on a replica yet"),
+            Err(_) => tracing::debug!("a revocation may not be on a replica yet"),
+        }
     }
 
     /// Forgets a connection, unless another has taken its place.

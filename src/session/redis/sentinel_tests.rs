@@ -2,7 +2,7 @@
 
 use super::server::{Server, free_port, until};
 use super::tests::{access_token, new_session, token};
-use super::{RedisSettings, RedisStore, Servers};
+use super::{RedisSettings, RedisStore, Servers, keys};
 use crate::clock::{Clock as _, SystemClock};
 use crate::secret::Secret;
 use crate::session::family::{Outcome, RotationPolicy};
@@ -22,6 +22,7 @@ impl Watched {
         let primary = Server::start();
         let replica = Server::start_with(&["--replicaof", &format!("127.0.0.1 {}", primary.port)]);
         until("the replica follows", || replica.says("INFO replication", "master_link_status:up\r"));
+        until("the primary has noticed", || primary.says("INFO replication", "state=online"));
         let sentinel = Server::sentinel_of(primary.port);
         until("the sentinel knows", || sentinel.says("INFO sentinel", "status=ok,address=127.0.0.1"));
         until("the sentinel knows the replica", || sentinel.says("INFO sentinel", "slaves=1,"));
@@ -62,6 +63,38 @@ async fn a_primary_that_dies_logs_nobody_out() {
     drop(primary);
     refreshes(&store, &new, 0).await;
     assert!(replica.says("INFO replication", "role:master\r"));
+}
+
+#[tokio::test]
+async fn a_logout_waits_a_moment_for_the_replica_and_goes_through_without_it() {
+    let watched = Watched::start();
+    let store = watched.store("", Duration::from_secs(10));
+    let sessions = [new_session(), new_session()];
+    for new in &sessions {
+        store.open(new.clone()).await.unwrap();
+    }
+    let patience = Duration::from_millis(100);
+    watched.replica.signal("-STOP");
+    let start = Instant::now();
+    let ended = async {
+        assert!(store.end(sessions[0].user, sessions[0].id, EndReason::Logout).await.unwrap());
+        start.elapsed()
+    };
+    let resumed = async {
+        tokio::time::sleep(patience / 3).await;
+        watched.replica.signal("-CONT");
+    };
+    let (took, ()) = tokio::join!(ended, resumed);
+    let mut replica = watched.replica.connection();
+    let () = redis::cmd("SELECT").arg(3).query(&mut replica).unwrap();
+    let key = keys::state(sessions[0].user, sessions[0].id);
+    let there: bool = redis::cmd("HEXISTS").arg(key).arg("x").query(&mut replica).unwrap();
+    assert!(there || took >= patience, "answered after {took:?}, and the replica had not heard of it");
+    assert!(took >= patience / 3);
+
+    watched.replica.signal("-STOP");
+    assert!(store.end(sessions[1].user, sessions[1].id, EndReason::Logout).await.unwrap());
+    watched.replica.signal("-CONT");
 }
 
 /// What only the primary had heard of when it died.

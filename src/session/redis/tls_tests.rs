@@ -10,7 +10,8 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair}
 use std::time::Duration;
 
 /// What the user of a gateway may do.
-const RIGHTS: &str = "~r[sdv]:* ~u[sxe]:* -@all +@read +@write +@scripting +@connection +time";
+const RIGHTS: &str =
+    "~r[sdvw]:* ~u[sxe]:* -@all +@read +@write +@scripting +@connection +time +info +role +wait";
 
 fn authority() -> CertifiedIssuer<'static, KeyPair> {
     let mut params = CertificateParams::default();
