@@ -66,7 +66,7 @@ pub(crate) fn rows() -> Vec<Row> {
         Row::new("grace, coalesce, recovery within 10m", recovering(seconds(600))),
         Row::new("grace, coalesce, recovery within 1h", recovering(seconds(3600))),
         Row::new("defaults", defaults).with_theft().promised(),
-        Row::new("defaults, failovers", defaults).failing_over(),
+        Row::new("defaults, failovers", defaults).failing_over().promised(),
         Row::new("defaults, failovers, no healing", defaults).failing_over().without(Without::Healing),
         Row::new("defaults, but recovery does not restart grace", defaults).without(Without::Restart),
         Row::new("defaults, but no budget of recoveries", defaults).without(Without::Budget).with_theft(),
