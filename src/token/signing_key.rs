@@ -70,7 +70,7 @@ pub enum SigningKeyError {
     Unsupported,
 }
 
-/// A private key. It has no way out but [`SigningKey::sign`].
+/// A private key. It has no way out but `sign`.
 pub struct SigningKey {
     pair: Pair,
     kid: String,
