@@ -79,7 +79,7 @@ impl ProxyHttp for Gateway {
                 served.metrics.decided(&ctx.issuer, outcome, reason);
                 ctx.reason = reason;
                 ctx.permit = Some(permit);
-                ctx.attempt.start = served.upstream.draw(u64::from(ctx.started.elapsed().subsec_nanos()));
+                ctx.attempt.start = served.upstream.draw();
                 Ok(false)
             }
         }

@@ -3,6 +3,7 @@
 use super::settings::{
     Balance, CaBundle, EndpointSettings, HostHeader, Scheme, UpstreamSettings, UpstreamTimeouts,
 };
+use crate::clock::random_bytes;
 use crate::metrics::UpstreamMetrics;
 use arc_swap::ArcSwap;
 use pingora_core::protocols::tls::CaType;
@@ -109,10 +110,12 @@ impl Upstream {
     }
 
     /// A place to start in the list of targets, for one request; its attempts count on from there.
-    pub(super) fn draw(&self, random: u64) -> usize {
+    pub(super) fn draw(&self) -> usize {
+        let turn = || self.next.fetch_add(1, Ordering::Relaxed);
         match self.balance {
-            Balance::RoundRobin => self.next.fetch_add(1, Ordering::Relaxed),
-            Balance::Random => usize::try_from(random >> 1).unwrap_or(0),
+            Balance::RoundRobin => turn(),
+            // Without randomness turns are as fair.
+            Balance::Random => random_bytes().map_or_else(|_| turn(), usize::from_ne_bytes),
         }
     }
 
@@ -282,7 +285,7 @@ mod tests {
     fn round_robin_takes_turns_and_a_retry_goes_to_another_endpoint() {
         let upstream = upstream(&settings(&[("127.0.0.1", 1), ("127.0.0.1", 2)]));
         let port = |start, attempt| upstream.target(start, attempt).unwrap().address.port();
-        let (first, second) = (upstream.draw(0), upstream.draw(0));
+        let (first, second) = (upstream.draw(), upstream.draw());
         assert_ne!(port(first, 0), port(second, 0));
         assert_ne!(port(first, 0), port(first, 1));
     }
