@@ -27,6 +27,14 @@ pub fn object(bytes: &[u8]) -> Result<Map<String, Value>, JsonError> {
     }
 }
 
+/// Whether a number is the very one that was written: beyond 64 bits a whole number is read as the nearest
+/// double, and others with it.
+pub fn is_exact(number: &Number) -> bool {
+    /// From here on doubles are further apart than whole numbers.
+    const LARGE: f64 = 9_007_199_254_740_992.0;
+    number.is_u64() || number.is_i64() || number.as_f64().is_some_and(|number| number.abs() < LARGE)
+}
+
 struct Strict(Value);
 
 impl<'de> Deserialize<'de> for Strict {
@@ -115,6 +123,20 @@ mod tests {
     fn deep_nesting_is_an_error_and_not_a_stack_overflow() {
         let deep = format!("{{\"a\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000));
         assert!(object(deep.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn a_number_that_may_stand_for_others_is_not_exact() {
+        let exact = |text: &str| {
+            is_exact(object(format!("{{\"n\":{text}}}").as_bytes()).unwrap()["n"].as_number().unwrap())
+        };
+        for text in ["0", "-9223372036854775808", "18446744073709551615", "1.5", "-0.1", "9007199254740991.0"]
+        {
+            assert!(exact(text), "{text}");
+        }
+        for text in ["18446744073709551616", "-9223372036854775809", "9007199254740993.0", "1e300"] {
+            assert!(!exact(text), "{text}");
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@
 
 mod support;
 
+mod assertions;
 mod attacks;
 mod check;
 mod commands;

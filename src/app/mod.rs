@@ -129,8 +129,8 @@ async fn serve(config: Config) -> Result<(), StartError> {
         &upstreams,
         config.protected,
         Arc::clone(&verifier),
-        config.server.limits.clone(),
-        config.server.trusted_proxies.clone(),
+        sessions.as_ref().map(Sessions::assertions),
+        &config.server,
         &metrics,
     )?;
 

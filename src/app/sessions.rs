@@ -19,6 +19,7 @@ use crate::session::redis::{RedisStore, SettingsError};
 use crate::session::refresh_token::RefreshTokens;
 use crate::session::revocation::{self, Revocations};
 use crate::session::store::SessionStore;
+use crate::token::assertion::Assertions;
 use crate::token::signer::{Signer, SignerError};
 use crate::token::verified_cache::VerifiedCache;
 use crate::token::verifier::{OwnIssuer, Verifier};
@@ -27,6 +28,9 @@ use std::time::Duration;
 
 /// How long the end of the process waits for logouts that the store has not taken yet.
 const LAST_LOGOUTS: Duration = Duration::from_secs(2);
+
+/// Memory of assertions, in bytes.
+const ASSERTION_CACHE_BYTES: u64 = 16 * 1024 * 1024;
 
 /// Why our own sessions cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -125,6 +129,11 @@ impl Sessions {
     /// What the verifier needs to know our own tokens.
     pub(super) fn issuer(&self) -> OwnIssuer {
         self.signer.own_issuer()
+    }
+
+    /// What makes assertions for upstreams.
+    pub(super) fn assertions(&self) -> Assertions {
+        Assertions::new(Arc::clone(&self.signer), ASSERTION_CACHE_BYTES)
     }
 
     /// The endpoints, and what the proxy asks about sessions.

@@ -125,15 +125,16 @@ fn config(root: &Value<'_>) -> Option<Config> {
     let issuers = fields.get("issuers").map(|value| issuers::issuers(&value)).unwrap_or_default();
     let sessions = fields.get("sessions").and_then(|value| sessions::sessions(&value, &server, &issuers));
     let upstreams = fields.get("upstreams").map(|value| upstreams::upstreams(&value)).unwrap_or_default();
-    let mut headers = Vec::new();
+    let has_sessions = fields.get("sessions").is_some();
+    let mut known = forward::Known { headers: Vec::new(), sessions: has_sessions };
     let forward = match fields.get("forward") {
-        Some(value) => forward::forward(&value, ForwardPlan::default(), &mut headers),
+        Some(value) => forward::forward(&value, ForwardPlan::default(), &mut known),
         None => ForwardPlan::default(),
     };
-    headers.extend(forward.headers.iter().map(|rule| rule.name.name().clone()));
+    known.headers.extend(forward.headers.iter().map(|rule| rule.name.name().clone()));
     let mut issuer_names = names("issuers");
     issuer_names.retain(|name| *name != GATEWAY_ISSUER);
-    issuer_names.extend(fields.get("sessions").map(|_| GATEWAY_ISSUER));
+    issuer_names.extend(has_sessions.then_some(GATEWAY_ISSUER));
     let around = routes::Surroundings {
         upstream_names: names("upstreams"),
         upstreams: &upstreams,
@@ -142,13 +143,13 @@ fn config(root: &Value<'_>) -> Option<Config> {
         body_bytes: server.limits.body_bytes,
         endpoints: sessions.as_ref().and_then(|s| PathPrefix::parse(s.endpoints.prefix.as_str()).ok()),
     };
-    let routes = fields.get("routes").map(|value| routes::routes(&value, &around, &mut headers));
+    let routes = fields.get("routes").map(|value| routes::routes(&value, &around, &mut known));
     if routes.is_none() && sessions.is_none() {
         fields.warning("nothing is served", "add routes or sessions");
     }
     // Where routes tie or headers clash, that was reported above.
     let routes = route::table(routes.unwrap_or_default()).ok()?;
-    let protected = ProtectedNames::new(&headers).ok()?;
+    let protected = ProtectedNames::new(&known.headers).ok()?;
     let warnings = Vec::new();
     Some(Config { server, admin, log, issuers, sessions, upstreams, routes, protected, warnings })
 }
@@ -325,7 +326,6 @@ mod tests {
             "sql",
             "ldap",
             "health_check",
-            "assertion",
             "cors",
             "rate_limit",
         ];

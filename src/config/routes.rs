@@ -14,7 +14,7 @@ use crate::policy::forward::ForwardPlan;
 use crate::policy::pattern::{HostPattern, PathPattern, PathPrefix};
 use crate::policy::requirement::Mode;
 use crate::policy::route::{RouteMatch, RouteTable};
-use http::{HeaderName, Method};
+use http::Method;
 use std::collections::HashSet;
 
 /// Where our public keys are served.
@@ -34,16 +34,12 @@ pub(super) struct Surroundings<'a> {
     pub(super) endpoints: Option<PathPrefix>,
 }
 
-pub(super) fn routes(
-    value: &Value<'_>,
-    around: &Surroundings<'_>,
-    headers: &mut Vec<HeaderName>,
-) -> Vec<Route> {
+pub(super) fn routes(value: &Value<'_>, around: &Surroundings<'_>, known: &mut forward::Known) -> Vec<Route> {
     let mut placed: Vec<(Value<'_>, RouteMatch)> = Vec::new();
     let mut names = HashSet::new();
     let mut routes = Vec::new();
     for item in value.items("write one `- name: …` per route") {
-        let known = &[
+        let keys = &[
             "name",
             "match",
             "upstream",
@@ -55,8 +51,8 @@ pub(super) fn routes(
             "limits",
             "timeouts",
         ];
-        let Some(fields) = item.fields(known, &["cors", "rate_limit"]) else { continue };
-        let (matched, route) = route(&fields, around, headers);
+        let Some(fields) = item.fields(keys, &["cors", "rate_limit"]) else { continue };
+        let (matched, route) = route(&fields, around, known);
         if let Some((place, matched)) = matched {
             if let Some(name) = fields.get("name")
                 && !names.insert(matched.name.clone())
@@ -86,7 +82,7 @@ fn report_ties(placed: &[(Value<'_>, RouteMatch)]) {
 fn route<'a>(
     fields: &Fields<'a>,
     around: &Surroundings<'_>,
-    headers: &mut Vec<HeaderName>,
+    known: &mut forward::Known,
 ) -> (Option<(Value<'a>, RouteMatch)>, Option<Route>) {
     let name = fields.require("name", "add a name: metrics, logs and errors use it").and_then(|value| {
         value.parsed("a plain name", "use up to 64 letters, digits, hyphens, underscores and dots", |text| {
@@ -122,7 +118,7 @@ fn route<'a>(
     }
     let forward = fields.get("forward").map_or_else(
         || around.forward.clone(),
-        |value| forward::forward(&value, around.forward.clone(), headers),
+        |value| forward::forward(&value, around.forward.clone(), known),
     );
     let strip_prefix =
         fields.get("rewrite").and_then(|value| strip_prefix(&value, matched.as_ref().map(|(path, ..)| path)));

@@ -7,8 +7,10 @@ use super::snapshot::{ServedRoute, Snapshot};
 use super::{Gateway, admission, denial, listener, outgoing, report, returned};
 use crate::endpoints::{BODY_LIMIT, Body, Endpoint, EndpointRequest};
 use crate::metrics::{CLIENT_GONE, DecisionOutcome};
+use crate::policy::forward::WhyUnforwardable;
 use crate::policy::{Caller, Decision, Denial, authorize};
 use crate::reason::Reason;
+use crate::token::assertion::{Addressee, AssertionError};
 use crate::token::bearer::{self, Bearer};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -69,7 +71,11 @@ impl ProxyHttp for Gateway {
             return self.refuse(session, ctx, &Denial::new(Reason::BodyTooLarge)).await;
         }
         let caller = self.caller(session, ctx, &served).await;
-        match authorize(&served.route.requirement, &served.route.forward, caller) {
+        let mut decision = authorize(&served.route.requirement, &served.route.forward, caller);
+        if let Some(to) = &served.addressee {
+            decision = self.assert(decision, to, ctx, &served).await;
+        }
+        match decision {
             Decision::Deny(denial) => self.refuse(session, ctx, &denial).await,
             Decision::Allow(permit) => {
                 let (outcome, reason) = match permit.would_deny() {
@@ -284,6 +290,35 @@ impl Gateway {
                 Caller::Verified(claims)
             }
         }
+    }
+
+    /// Adds the assertion to a permit that names a caller. Waits only for a slow signature that is not at hand.
+    async fn assert(
+        &self,
+        decision: Decision,
+        to: &Addressee,
+        ctx: &RequestContext,
+        served: &ServedRoute,
+    ) -> Decision {
+        let Decision::Allow(permit) = decision else { return decision };
+        let Some(claims) = permit.claims() else { return Decision::Allow(permit) };
+        let broken = Decision::Deny(Denial::new(Reason::Internal));
+        let Some(assertions) = &ctx.snapshot.assertions else { return broken };
+        let now = self.clock.now();
+        let assertion = match assertions.at_hand(claims, to, now) {
+            Some(assertion) => Ok(assertion),
+            // Boxed, so that what few requests do makes no request's future larger.
+            None => match Box::pin(assertions.mint(claims, to, now)).await {
+                Ok(assertion) => Ok(assertion),
+                Err(AssertionError::AmbiguousScope) => Err(WhyUnforwardable::AmbiguousScope),
+                Err(error) => {
+                    tracing::error!(request = ctx.request_id, %error, "an assertion could not be made");
+                    return broken;
+                }
+            },
+        };
+        let Some(rule) = &served.route.forward.assertion else { return broken };
+        permit.asserting(&served.route.requirement, &served.route.forward, rule, assertion)
     }
 
     /// Writes the answer to a refused request. Returns `true`: the request is answered.

@@ -2,10 +2,11 @@
 
 use super::headers::ProtectedNames;
 use super::route::Route;
-use super::settings::Limits;
+use super::settings::{Limits, ServerSettings};
 use super::upstream::Upstream;
 use crate::metrics::{Metrics, RouteMetrics};
 use crate::policy::route::{Ambiguity, RouteTable};
+use crate::token::assertion::{Addressee, Assertions};
 use crate::token::verifier::Verifier;
 use ipnet::IpNet;
 use std::collections::HashMap;
@@ -16,6 +17,8 @@ pub struct Snapshot {
     pub(super) routes: RouteTable<Arc<ServedRoute>>,
     pub(super) protected: ProtectedNames,
     pub(super) verifier: Arc<Verifier>,
+    /// Assertions for upstreams, where there is a key to sign them.
+    pub(super) assertions: Option<Assertions>,
     pub(super) limits: Limits,
     pub(super) trusted_proxies: Vec<IpNet>,
     /// Counts requests that no route serves.
@@ -26,6 +29,8 @@ pub struct Snapshot {
 pub struct ServedRoute {
     pub(super) route: Arc<Route>,
     pub(super) upstream: Arc<Upstream>,
+    /// Whom the route's assertions are for, if it has any.
+    pub(super) addressee: Option<Addressee>,
     pub(super) metrics: RouteMetrics,
 }
 
@@ -46,7 +51,8 @@ pub enum SnapshotError {
 }
 
 impl Snapshot {
-    /// Compiles routes and upstreams; `server` gives limits and trusted proxies.
+    /// Compiles routes and upstreams; `server` gives limits and trusted proxies. Routes with an assertion
+    /// answer 500 without `assertions`; the configuration excludes it.
     ///
     /// # Errors
     /// [`SnapshotError`] for routes that tie or lead nowhere.
@@ -55,11 +61,11 @@ impl Snapshot {
         upstreams: &HashMap<String, Arc<Upstream>>,
         protected: ProtectedNames,
         verifier: Arc<Verifier>,
-        limits: Limits,
-        trusted_proxies: Vec<IpNet>,
+        assertions: Option<Assertions>,
+        server: &ServerSettings,
         metrics: &Metrics,
     ) -> Result<Self, SnapshotError> {
-        let mut served = Vec::with_capacity(routes.len());
+        let mut entries = Vec::with_capacity(routes.len());
         for route in routes {
             let upstream = upstreams.get(&route.upstream).ok_or_else(|| SnapshotError::UnknownUpstream {
                 route: route.name().to_owned(),
@@ -68,11 +74,23 @@ impl Snapshot {
             let entry = ServedRoute {
                 route: Arc::clone(route),
                 upstream: Arc::clone(upstream),
+                addressee: route.forward.assertion.as_ref().map(|rule| Addressee {
+                    audience: route.upstream.as_str().into(),
+                    lifetime: rule.lifetime,
+                }),
                 metrics: metrics.route(route.name()),
             };
-            served.push((route.matched.clone(), Arc::new(entry)));
+            entries.push((route.matched.clone(), Arc::new(entry)));
         }
-        let routes = RouteTable::build(served).map_err(SnapshotError::Ambiguous)?;
-        Ok(Self { routes, protected, verifier, limits, trusted_proxies, unrouted: metrics.route("none") })
+        let routes = RouteTable::build(entries).map_err(SnapshotError::Ambiguous)?;
+        Ok(Self {
+            routes,
+            protected,
+            verifier,
+            assertions,
+            limits: server.limits.clone(),
+            trusted_proxies: server.trusted_proxies.clone(),
+            unrouted: metrics.route("none"),
+        })
     }
 }

@@ -3,12 +3,14 @@
 //! No two texts share a header value, and no value can be read as another header, as more elements than
 //! there are, or as other text after an upstream trims it.
 
+use crate::json;
 use crate::token::claims::{ClaimPath, VerifiedClaims};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use http::header::{HeaderName, HeaderValue, InvalidHeaderName};
 use serde_json::Value;
+use std::time::Duration;
 
 /// Bytes that the names and values of all identity headers of a request may have together: upstreams
 /// commonly refuse requests whose header block is much longer.
@@ -90,6 +92,15 @@ pub enum AuthorizationHeader {
     Pass,
 }
 
+/// The header of the assertion: our own signed word about the caller, which an upstream can check.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AssertionRule {
+    /// The header.
+    pub header: FieldName,
+    /// How long each lives.
+    pub lifetime: Duration,
+}
+
 /// What a route tells its upstream about the caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ForwardPlan {
@@ -97,6 +108,8 @@ pub struct ForwardPlan {
     pub headers: Vec<HeaderRule>,
     /// The client's own token.
     pub authorization: AuthorizationHeader,
+    /// The assertion, if there is to be one.
+    pub assertion: Option<AssertionRule>,
 }
 
 /// A claim does not fit into its header.
@@ -121,9 +134,15 @@ pub enum WhyUnforwardable {
     /// An object, or a list of lists or objects, has no form as text or csv.
     #[error("it is nested, which only the JSON formats can carry")]
     Nested,
+    /// A number of which not every digit is known.
+    #[error("it has a number beyond 64 bits")]
+    Inexact,
     /// Longer than the rule or the budget of all headers allows.
     #[error("it is too long")]
     TooLong,
+    /// A scope with a space in it, which would be two scopes in an assertion.
+    #[error("a scope has a space in it")]
+    AmbiguousScope,
 }
 
 impl Default for ForwardPlan {
@@ -137,7 +156,11 @@ impl Default for ForwardPlan {
             text("X-Auth-Scopes", "scope"),
             text("X-Auth-Roles", "roles").map(csv),
         ];
-        Self { headers: headers.into_iter().flatten().collect(), authorization: AuthorizationHeader::Strip }
+        Self {
+            headers: headers.into_iter().flatten().collect(),
+            authorization: AuthorizationHeader::Strip,
+            assertion: None,
+        }
     }
 }
 
@@ -159,8 +182,8 @@ impl HeaderRule {
         let value = match self.format {
             HeaderFormat::Text => claim.joined(' ')?,
             HeaderFormat::Csv => claim.joined(',')?,
-            HeaderFormat::Json => ascii(&claim.json()),
-            HeaderFormat::Base64UrlJson => URL_SAFE_NO_PAD.encode(claim.json()),
+            HeaderFormat::Json => ascii(&claim.json()?),
+            HeaderFormat::Base64UrlJson => URL_SAFE_NO_PAD.encode(claim.json()?),
         };
         match self.max_bytes {
             Some(most) if value.len() > most => Err(WhyUnforwardable::TooLong),
@@ -176,17 +199,13 @@ impl ForwardPlan {
     /// [`Unforwardable`] if a claim cannot be carried by its header, or all are longer than
     /// [`IDENTITY_BYTES`].
     pub fn identity(&self, claims: &VerifiedClaims) -> Result<Vec<(FieldName, HeaderValue)>, Unforwardable> {
-        let mut headers = Vec::with_capacity(self.headers.len());
-        let mut left = IDENTITY_BYTES;
+        let mut headers = Vec::with_capacity(self.headers.len() + usize::from(self.assertion.is_some()));
         for rule in &self.headers {
             let unforwardable = |why| Unforwardable { header: rule.name.name.clone(), why };
             let Some(value) = rule.value(claims).map_err(unforwardable)? else { continue };
-            left = left
-                .checked_sub(rule.name.spelled.len() + value.len())
-                .ok_or_else(|| unforwardable(WhyUnforwardable::TooLong))?;
             let value = HeaderValue::try_from(value)
                 .map_err(|_| unforwardable(WhyUnforwardable::ControlCharacter))?;
-            headers.push((rule.name.clone(), value));
+            add(&mut headers, &rule.name, value).map_err(unforwardable)?;
         }
         Ok(headers)
     }
@@ -196,6 +215,17 @@ impl ForwardPlan {
         let empty = self.headers.iter().filter(|rule| rule.absent == AbsentClaim::Empty);
         empty.map(|rule| (rule.name.clone(), HeaderValue::from_static(""))).collect()
     }
+}
+
+/// Adds a header, if all of them stay within [`IDENTITY_BYTES`].
+pub(super) fn add(
+    headers: &mut Vec<(FieldName, HeaderValue)>,
+    name: &FieldName,
+    value: HeaderValue,
+) -> Result<(), WhyUnforwardable> {
+    headers.push((name.clone(), value));
+    let bytes: usize = headers.iter().map(|(name, value)| name.spelled.len() + value.len()).sum();
+    if bytes > IDENTITY_BYTES { Err(WhyUnforwardable::TooLong) } else { Ok(()) }
 }
 
 /// A claim that is there.
@@ -242,11 +272,22 @@ impl<'a> Claim<'a> {
         Ok(text)
     }
 
-    fn json(&self) -> String {
+    fn json(&self) -> Result<String, WhyUnforwardable> {
         match self {
-            Self::Words(words) => Value::from(words.to_vec()).to_string(),
-            Self::Value(value) => value.to_string(),
+            Self::Words(words) => Ok(Value::from(words.to_vec()).to_string()),
+            Self::Value(value) if is_exact(value) => Ok(value.to_string()),
+            Self::Value(_) => Err(WhyUnforwardable::Inexact),
         }
+    }
+}
+
+/// Whether every number in a value is the one the token wrote.
+fn is_exact(value: &Value) -> bool {
+    match value {
+        Value::Number(number) => json::is_exact(number),
+        Value::Array(elements) => elements.iter().all(is_exact),
+        Value::Object(members) => members.values().all(is_exact),
+        Value::Null | Value::Bool(_) | Value::String(_) => true,
     }
 }
 
@@ -265,7 +306,8 @@ fn begin_element(text: &mut String, element: usize, empty: bool, separator: char
 fn push_scalar(text: &mut String, value: &Value, separator: Option<char>) -> Result<(), WhyUnforwardable> {
     match value {
         Value::String(value) => push_encoded(text, value, separator)?,
-        Value::Number(number) => text.push_str(&number.to_string()),
+        Value::Number(number) if json::is_exact(number) => text.push_str(&number.to_string()),
+        Value::Number(_) => return Err(WhyUnforwardable::Inexact),
         Value::Bool(flag) => text.push_str(if *flag { "true" } else { "false" }),
         Value::Null | Value::Array(_) | Value::Object(_) => return Err(WhyUnforwardable::Nested),
     }
@@ -385,6 +427,34 @@ mod tests {
     }
 
     #[test]
+    fn a_number_is_told_as_it_was_written_or_not_at_all() {
+        let read = |number: &str| {
+            let claims = format!("{{\"c\":{number}}}");
+            Value::Object(json::object(claims.as_bytes()).unwrap())["c"].clone()
+        };
+        let formats =
+            [HeaderFormat::Text, HeaderFormat::Csv, HeaderFormat::Json, HeaderFormat::Base64UrlJson];
+        for number in ["9007199254740993", "-9223372036854775808", "18446744073709551615", "0.1", "-1.5"] {
+            for format in formats {
+                let expected = match format {
+                    HeaderFormat::Base64UrlJson => URL_SAFE_NO_PAD.encode(number),
+                    _ => number.to_owned(),
+                };
+                writes(&read(number), format, &expected);
+            }
+        }
+        for number in ["18446744073709551616", "-9223372036854775809", "123456789012345678901", "1e20"] {
+            for format in formats {
+                for claim in [read(number), read(&format!("[{number}]"))] {
+                    assert_eq!(written(&claim, format), Err(WhyUnforwardable::Inexact), "{claim}");
+                }
+            }
+            let nested = read(&format!("{{\"a\":[{number}]}}"));
+            assert_eq!(written(&nested, HeaderFormat::Json), Err(WhyUnforwardable::Inexact));
+        }
+    }
+
+    #[test]
     fn json_is_ascii_and_keeps_its_value() {
         let claim = json!({"n": "J\u{f6}rg \u{1f600}\u{7f}\n", "big": 9_007_199_254_740_993_u64});
         let text = written(&claim, HeaderFormat::Json).unwrap().unwrap();
@@ -413,7 +483,7 @@ mod tests {
             let name = format!("x-{absent:?}").parse().unwrap();
             HeaderRule { name, absent, ..rule("c", HeaderFormat::Text) }
         });
-        let plan = ForwardPlan { headers: rules.into(), authorization: AuthorizationHeader::Strip };
+        let plan = ForwardPlan { headers: rules.into(), ..ForwardPlan::default() };
         let empty = ("x-Empty".parse().unwrap(), HeaderValue::from_static(""));
         assert_eq!(plan.anonymous_identity(), [empty]);
     }
@@ -450,8 +520,7 @@ mod tests {
         assert_eq!(rule.value(&claims(17)), Err(WhyUnforwardable::TooLong));
 
         let half = HeaderRule { max_bytes: None, ..rule };
-        let plan =
-            ForwardPlan { headers: vec![half.clone(), half], authorization: AuthorizationHeader::Strip };
+        let plan = ForwardPlan { headers: vec![half.clone(), half], ..ForwardPlan::default() };
         let fits = IDENTITY_BYTES / 2 - "x-auth-claim".len();
         assert_eq!(plan.identity(&claims(fits)).unwrap().len(), 2);
         assert_eq!(plan.identity(&claims(fits + 1)).unwrap_err().why, WhyUnforwardable::TooLong);

@@ -7,7 +7,7 @@ pub mod route;
 
 use crate::reason::Reason;
 use crate::token::claims::VerifiedClaims;
-use forward::{FieldName, ForwardPlan};
+use forward::{AssertionRule, FieldName, ForwardPlan, Unforwardable, WhyUnforwardable};
 use http::header::{HeaderName, HeaderValue};
 use requirement::{Mode, Requirement};
 use std::sync::Arc;
@@ -55,6 +55,24 @@ impl Permit {
     /// Why the request is let through: `ok` or `anonymous`.
     pub fn reason(&self) -> Reason {
         if self.claims.is_some() { Reason::Ok } else { Reason::Anonymous }
+    }
+
+    /// Adds the assertion about the caller. One that cannot be made, or is too long beside the other headers,
+    /// is a claim that cannot be forwarded like any other.
+    pub fn asserting(
+        mut self,
+        requirement: &Requirement,
+        plan: &ForwardPlan,
+        rule: &AssertionRule,
+        assertion: Result<HeaderValue, WhyUnforwardable>,
+    ) -> Decision {
+        match assertion.and_then(|value| forward::add(&mut self.identity, &rule.header, value)) {
+            Ok(()) => Decision::Allow(self),
+            Err(why) => {
+                let unforwardable = Unforwardable { header: rule.header.name().clone(), why };
+                unforwarded(requirement, plan, unforwardable, self.would_deny)
+            }
+        }
     }
 
     /// On a route that only observes: the denial that enforcing would have made.
@@ -122,21 +140,27 @@ fn permit(
     claims: Option<Arc<VerifiedClaims>>,
     would_deny: Option<Denial>,
 ) -> Decision {
-    let anonymous = |would_deny| {
-        Decision::Allow(Permit { claims: None, identity: plan.anonymous_identity(), would_deny })
-    };
-    let Some(claims) = claims else { return anonymous(would_deny) };
+    let Some(claims) = claims else { return anonymous(plan, would_deny) };
     match plan.identity(&claims) {
         Ok(identity) => Decision::Allow(Permit { claims: Some(claims), identity, would_deny }),
-        Err(unforwardable) => {
-            let denial = Denial {
-                reason: Reason::UnforwardableClaim,
-                scopes: String::new(),
-                header: Some(unforwardable.header),
-            };
-            if requirement.enforce { Decision::Deny(denial) } else { anonymous(would_deny.or(Some(denial))) }
-        }
+        Err(unforwardable) => unforwarded(requirement, plan, unforwardable, would_deny),
     }
+}
+
+fn anonymous(plan: &ForwardPlan, would_deny: Option<Denial>) -> Decision {
+    Decision::Allow(Permit { claims: None, identity: plan.anonymous_identity(), would_deny })
+}
+
+/// What becomes of a caller that may pass, but of whom the upstream cannot be told.
+fn unforwarded(
+    requirement: &Requirement,
+    plan: &ForwardPlan,
+    unforwardable: Unforwardable,
+    would_deny: Option<Denial>,
+) -> Decision {
+    let header = Some(unforwardable.header);
+    let denial = Denial { reason: Reason::UnforwardableClaim, scopes: String::new(), header };
+    if requirement.enforce { Decision::Deny(denial) } else { anonymous(plan, would_deny.or(Some(denial))) }
 }
 
 #[cfg(test)]
@@ -248,6 +272,32 @@ mod tests {
             let permit = permit(decide(&observed, caller));
             assert_eq!(permit.would_deny().unwrap().reason, reason);
             assert!(permit.claims().is_none() && permit.identity().is_empty(), "{reason}");
+        }
+    }
+
+    #[test]
+    fn an_assertion_is_one_more_identity_header_within_the_same_budget() {
+        let rule = AssertionRule {
+            header: "X-Auth-Assertion".parse().unwrap(),
+            lifetime: std::time::Duration::from_secs(60),
+        };
+        let plan = ForwardPlan { assertion: Some(rule.clone()), ..ForwardPlan::default() };
+        let asserting = |enforce, assertion| {
+            let requirement = Requirement { enforce, ..Requirement::default() };
+            let permit = permit(authorize(&requirement, &plan, verified(&json!({"sub": "u1"}))));
+            permit.asserting(&requirement, &plan, &rule, assertion)
+        };
+        let value = |len: usize| Ok(HeaderValue::try_from("x".repeat(len)).unwrap());
+        let fits = forward::IDENTITY_BYTES - "X-Auth-Subjectu1X-Auth-Assertion".len();
+        let good = permit(asserting(true, value(fits)));
+        assert_eq!(header(&good, "x-auth-assertion").unwrap().len(), fits);
+        for wrong in [value(fits + 1), Err(WhyUnforwardable::AmbiguousScope)] {
+            let denied = denial(asserting(true, wrong.clone()));
+            assert_eq!(denied.reason, Reason::UnforwardableClaim);
+            assert_eq!(denied.header.unwrap(), "x-auth-assertion");
+            let observed = permit(asserting(false, wrong));
+            assert_eq!(observed.would_deny().unwrap().reason, Reason::UnforwardableClaim);
+            assert!(observed.claims().is_none() && observed.identity().is_empty());
         }
     }
 

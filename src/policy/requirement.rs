@@ -1,5 +1,6 @@
 //! What a route asks of its callers, and what a verified token lacks of it.
 
+use crate::json::is_exact;
 use crate::reason::Reason;
 use crate::token::claims::{ClaimPath, VerifiedClaims};
 use serde_json::{Number, Value};
@@ -81,7 +82,8 @@ impl ClaimValue {
     fn equals(&self, value: &Value) -> bool {
         match (self, value) {
             (Self::Text(ours), Value::String(theirs)) => ours == theirs,
-            (Self::Number(ours), Value::Number(theirs)) => ours == theirs,
+            // Of two numbers beyond 64 bits it is not known whether they are one.
+            (Self::Number(ours), Value::Number(theirs)) => ours == theirs && is_exact(theirs),
             (Self::Bool(ours), Value::Bool(theirs)) => ours == theirs,
             _ => false,
         }

@@ -49,7 +49,12 @@ pub struct VerifiedClaims {
     pub(super) roles: Vec<String>,
     pub(super) expires: Timestamp,
     pub(super) session: Option<SessionRef>,
+    /// The SHA-256 of the token.
+    pub(super) token: TokenHash,
 }
+
+/// The SHA-256 of a token, which it is remembered under. A shorter hash could be made to collide.
+pub(super) type TokenHash = [u8; 32];
 
 impl VerifiedClaims {
     /// Claims taken on trust, without a token: for policy checks that meet no request (`portcullis test`).
@@ -75,6 +80,7 @@ impl VerifiedClaims {
             audiences,
             expires,
             session: None,
+            token: TokenHash::default(),
         })
     }
 
@@ -149,6 +155,7 @@ impl VerifiedClaims {
             roles: words("roles"),
             expires: Timestamp::MAX,
             session: None,
+            token: TokenHash::default(),
         }
     }
 }

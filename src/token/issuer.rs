@@ -1,6 +1,6 @@
 //! One issuer: on what terms its tokens are accepted, and holding a token against them.
 
-use super::claims::{ClaimPath, GATEWAY_ISSUER, VerifiedClaims};
+use super::claims::{ClaimPath, GATEWAY_ISSUER, TokenHash, VerifiedClaims};
 use super::jws::{Jws, Kind};
 use super::registered::{self, Registered};
 use crate::clock::Timestamp;
@@ -227,7 +227,7 @@ impl Issuer {
     }
 
     /// Turns a candidate whose signature is good into claims. The only place where they are made.
-    pub(super) fn vouch(&self, candidate: Candidate<'_>) -> Result<VerifiedClaims, Reason> {
+    pub(super) fn vouch(&self, candidate: Candidate<'_>, token: TokenHash) -> Result<VerifiedClaims, Reason> {
         let Candidate { jws: Jws { claims, .. }, registered, .. } = candidate;
         let Registered { subject, audiences, expires, .. } = registered;
         let session = if self.is_own {
@@ -246,6 +246,7 @@ impl Issuer {
             audiences,
             expires,
             session,
+            token,
         })
     }
 }

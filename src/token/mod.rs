@@ -1,5 +1,6 @@
-//! Access tokens: finding, verifying and minting them.
+//! Access tokens: finding, verifying and minting them; and the assertions upstreams get in their place.
 
+pub mod assertion;
 pub mod bearer;
 pub mod claims;
 mod issuer;

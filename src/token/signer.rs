@@ -1,4 +1,4 @@
-//! Making our own access tokens (RFC 9068), and publishing the keys they are verified with.
+//! Signing our own tokens, access tokens first (RFC 9068), and publishing the keys they are verified with.
 
 use super::key_folder::{self, KeyFile, KeyFolderError};
 pub use super::signing_key::SigningAlgorithm;
@@ -17,7 +17,7 @@ use std::time::Duration;
 /// Claims that only we set: what a directory says under these names is dropped.
 const OURS: [&str; 11] = ["iss", "sub", "aud", "exp", "iat", "nbf", "jti", "sid", "gen", "usr", "uep"];
 
-/// Signs our access tokens.
+/// Signs our tokens.
 #[derive(Debug)]
 pub struct Signer {
     issuer: String,
@@ -115,8 +115,7 @@ impl Signer {
         let Some(key) = keys.find(|key| key.algorithm() == algorithm) else {
             return Err(SignerError::NoKey { folder: folder.to_owned(), algorithm });
         };
-        let header = json!({ "typ": "at+jwt", "alg": algorithm.as_str(), "kid": key.kid() });
-        let header = URL_SAFE_NO_PAD.encode(header.to_string());
+        let header = header(&key, "at+jwt");
         let public = json!({ "keys": public }).to_string();
         let keys = Arc::new(KeySet::from_jwks(public.as_bytes())?);
         Ok(Self { issuer, audiences, lifetime, key, header, public, keys })
@@ -154,13 +153,34 @@ impl Signer {
             ("uep", json!(session.epoch)),
         ];
         claims.extend(ours.map(|(name, value)| (name.to_owned(), value)));
+        let token = self.sign(&self.header, claims)?;
+        Ok(MintedToken { token, expires_in: self.lifetime })
+    }
+
+    /// The encoded header of tokens of this `typ`.
+    pub(super) fn header(&self, typ: &str) -> String {
+        header(&self.key, typ)
+    }
+
+    /// A token with this header, in compact form.
+    pub(super) fn sign(&self, header: &str, claims: Map<String, Value>) -> Result<String, SignerError> {
         let payload = URL_SAFE_NO_PAD.encode(Value::Object(claims).to_string());
-        let mut token = format!("{}.{payload}", self.header);
+        let mut token = format!("{header}.{payload}");
         let signature = self.key.sign(token.as_bytes());
         let signature = signature.ok_or_else(|| SignerError::Signing(self.key.kid().to_owned()))?;
         token.push('.');
         URL_SAFE_NO_PAD.encode_string(signature, &mut token);
-        Ok(MintedToken { token, expires_in: self.lifetime })
+        Ok(token)
+    }
+
+    /// Our `iss`.
+    pub(super) fn issuer(&self) -> &str {
+        &self.issuer
+    }
+
+    /// What signs.
+    pub(super) fn algorithm(&self) -> SigningAlgorithm {
+        self.key.algorithm()
     }
 
     /// Our public keys as a JWKS document.
@@ -188,8 +208,13 @@ impl Signer {
     }
 }
 
+fn header(key: &SigningKey, typ: &str) -> String {
+    let header = json!({ "typ": typ, "alg": key.algorithm().as_str(), "kid": key.kid() });
+    URL_SAFE_NO_PAD.encode(header.to_string())
+}
+
 /// Rounded up, so that a lifetime under a second is not none.
-fn whole_seconds(lifetime: Duration) -> u64 {
+pub(super) fn whole_seconds(lifetime: Duration) -> u64 {
     lifetime.as_secs().saturating_add(u64::from(lifetime.subsec_nanos() > 0))
 }
 

@@ -47,6 +47,14 @@ impl SigningAlgorithm {
     }
 }
 
+impl SigningAlgorithm {
+    /// Whether a signature takes a good part of a millisecond or more: too long for a thread that serves
+    /// connections.
+    pub(super) const fn is_slow(self) -> bool {
+        matches!(self, Self::Rs256)
+    }
+}
+
 impl fmt::Display for SigningAlgorithm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())

@@ -1,7 +1,7 @@
 //! Tokens verified before: what makes a signature check rare. Only good tokens are kept, under the SHA-256
 //! of the whole token, and each hit checks again what may have changed since.
 
-use super::claims::VerifiedClaims;
+use super::claims::{TokenHash, VerifiedClaims};
 use aws_lc_rs::digest;
 use moka::sync::Cache;
 use std::fmt;
@@ -22,13 +22,10 @@ pub type LookupObserver = Arc<dyn Fn(Lookup) + Send + Sync>;
 
 /// The cache. It outlives a change of the configuration; its entries do not.
 pub struct VerifiedCache {
-    entries: Cache<Key, Entry>,
+    entries: Cache<TokenHash, Entry>,
     observer: LookupObserver,
     verifiers: AtomicU64,
 }
-
-/// A token's SHA-256. A shorter hash could be made to collide.
-pub(super) type Key = [u8; 32];
 
 /// A verified token, and by what it was verified.
 #[derive(Debug, Clone)]
@@ -49,7 +46,7 @@ const ENTRY_BYTES: usize = 700;
 impl VerifiedCache {
     /// A cache of about `max_bytes` bytes; zero keeps nothing.
     pub fn new(max_bytes: u64, observer: LookupObserver) -> Self {
-        let weight = |_: &Key, entry: &Entry| {
+        let weight = |_: &TokenHash, entry: &Entry| {
             let bytes = entry.token_bytes.saturating_mul(4).saturating_add(ENTRY_BYTES);
             u32::try_from(bytes).unwrap_or(u32::MAX)
         };
@@ -62,21 +59,25 @@ impl VerifiedCache {
         self.verifiers.fetch_add(1, Ordering::Relaxed)
     }
 
-    pub(super) fn key(token: &str) -> Key {
-        let mut key = [0; 32];
+    pub(super) fn key(token: &str) -> TokenHash {
+        let mut key = TokenHash::default();
         let digest = digest::digest(&digest::SHA256, token.as_bytes());
         key.iter_mut().zip(digest.as_ref()).for_each(|(to, from)| *to = *from);
         key
     }
 
     /// The entry, if `is_good` says that it still is.
-    pub(super) fn get(&self, key: &Key, is_good: impl FnOnce(&Entry) -> bool) -> Option<Arc<VerifiedClaims>> {
+    pub(super) fn get(
+        &self,
+        key: &TokenHash,
+        is_good: impl FnOnce(&Entry) -> bool,
+    ) -> Option<Arc<VerifiedClaims>> {
         let entry = self.entries.get(key).filter(is_good);
         (self.observer)(if entry.is_some() { Lookup::Hit } else { Lookup::Miss });
         entry.map(|entry| entry.claims)
     }
 
-    pub(super) fn insert(&self, key: Key, entry: Entry) {
+    pub(super) fn insert(&self, key: TokenHash, entry: Entry) {
         self.entries.insert(key, entry);
     }
 }

@@ -110,7 +110,7 @@ impl Verifier {
             }
         };
         let index = candidate.issuer;
-        let claims = issuer.vouch(candidate).map_err(|reason| refuse(reason, Some(issuer)))?;
+        let claims = issuer.vouch(candidate, key).map_err(|reason| refuse(reason, Some(issuer)))?;
         let claims = Arc::new(claims);
         let entry = Entry {
             claims: Arc::clone(&claims),
