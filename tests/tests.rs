@@ -13,6 +13,7 @@ mod support;
 
 mod assertions;
 mod attacks;
+mod battery;
 mod check;
 mod commands;
 mod cookies_and_csrf;

@@ -3,6 +3,7 @@
 pub(crate) mod client;
 pub(crate) mod config;
 pub(crate) mod folder;
+pub(crate) mod frames;
 pub(crate) mod gateway;
 pub(crate) mod http2;
 pub(crate) mod http_server;
