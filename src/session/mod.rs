@@ -2,6 +2,7 @@
 
 pub mod confirmation;
 pub mod deferred;
+mod derive;
 pub mod embedded;
 pub mod family;
 pub mod id;

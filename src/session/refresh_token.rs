@@ -18,6 +18,7 @@
 //! Only the generation changes over a session's life, so the successor of a token is a pure function of
 //! it: whoever computes it, on whichever gateway, gets the same one, and a family cannot fork.
 
+use super::derive::{derive, leading};
 use super::id::{SessionId, UserKey};
 use super::store::Delivery;
 use crate::clock::Timestamp;
@@ -191,11 +192,11 @@ impl fmt::Debug for RefreshTokens {
 
 impl Keys {
     fn derive(master: &[u8], deployment: &str) -> Self {
-        let [id, ..] = *hkdf(master, "key id", deployment);
+        let [id, ..] = *derive(master, "key id", deployment);
         Self {
             id,
-            mac: hmac::Key::new(hmac::HMAC_SHA256, &hkdf(master, "refresh token", deployment)[..]),
-            user: hmac::Key::new(hmac::HMAC_SHA256, &hkdf(master, "user key", deployment)[..]),
+            mac: hmac::Key::new(hmac::HMAC_SHA256, &derive(master, "refresh token", deployment)[..]),
+            user: hmac::Key::new(hmac::HMAC_SHA256, &derive(master, "user key", deployment)[..]),
         }
     }
 
@@ -211,35 +212,6 @@ impl Keys {
 /// What a store keeps of a session's secret: its SHA-256.
 pub fn secret_hash(secret: &Secret<[u8; 16]>) -> [u8; 32] {
     leading(digest::digest(&digest::SHA256, secret.expose()).as_ref())
-}
-
-/// HKDF-SHA-256 (RFC 5869) for one block of output, which is one HMAC to extract and one to expand. Done
-/// here because the library's form can fail, for lengths that this one cannot have.
-fn hkdf(master: &[u8], purpose: &str, deployment: &str) -> Zeroizing<[u8; 32]> {
-    let salt = hmac::Key::new(hmac::HMAC_SHA256, HKDF_SALT);
-    let extracted = hmac::sign(&salt, master);
-    let mut expand = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, extracted.as_ref()));
-    for part in hkdf_info(purpose, deployment) {
-        expand.update(part);
-    }
-    expand.update(&[1]);
-    Zeroizing::new(leading(expand.sign().as_ref()))
-}
-
-const HKDF_SALT: &[u8] = b"portcullis";
-
-/// The purpose is one of ours and holds no NUL, so the two parts cannot run into each other.
-fn hkdf_info<'a>(purpose: &'a str, deployment: &'a str) -> [&'a [u8]; 3] {
-    [purpose.as_bytes(), b"\0", deployment.as_bytes()]
-}
-
-/// The first bytes of `long`; it is always a SHA-256 output here, and so longer than any `N` asked for.
-fn leading<const N: usize>(long: &[u8]) -> [u8; N] {
-    let mut short = [0; N];
-    for (to, from) in short.iter_mut().zip(long) {
-        *to = *from;
-    }
-    short
 }
 
 /// 96 characters are whole groups of four: no padding, no trailing bits, hence one spelling per token.
@@ -287,7 +259,6 @@ const fn delivery_byte(delivery: Delivery) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use aws_lc_rs::hkdf as library;
     use proptest::prelude::*;
 
     const NOW: Timestamp = Timestamp::from_secs(1_000);
@@ -375,16 +346,6 @@ mod tests {
         let parsed = tokens.parse(token(&tokens, 0).expose(), Delivery::Cookie, NOW).unwrap();
         assert!(format!("{parsed:?}").contains("[redacted]"));
         assert_eq!(format!("{tokens:?}"), "RefreshTokens { deployment: \"https://id.example.com\", .. }");
-    }
-
-    #[test]
-    fn the_derivation_is_that_of_the_library() {
-        let ours = hkdf(b"master", "purpose", "deployment");
-        let prk = library::Salt::new(library::HKDF_SHA256, HKDF_SALT).extract(b"master");
-        let info = hkdf_info("purpose", "deployment");
-        let mut theirs = [0; 32];
-        prk.expand(&info, library::HKDF_SHA256).unwrap().fill(&mut theirs).unwrap();
-        assert_eq!(*ours, theirs);
     }
 
     proptest! {
