@@ -28,6 +28,7 @@ mod proxy;
 mod readme;
 mod sessions;
 mod stores;
+mod throttle;
 mod tidy;
 mod verification;
 mod wire;

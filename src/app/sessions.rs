@@ -19,6 +19,7 @@ use crate::session::redis::{RedisStore, SettingsError};
 use crate::session::refresh_token::RefreshTokens;
 use crate::session::revocation::{self, Revocations};
 use crate::session::store::SessionStore;
+use crate::session::throttle::{AttemptNames, SharedThrottle, Throttle};
 use crate::token::assertion::Assertions;
 use crate::token::signer::{Signer, SignerError};
 use crate::token::verified_cache::VerifiedCache;
@@ -65,6 +66,7 @@ pub(super) struct Sessions {
     revocations: Arc<Revocations>,
     confirmations: Arc<Confirmations>,
     deferred: Arc<DeferredLogouts>,
+    throttle: Arc<Throttle>,
     settings: Settings,
     clock: Arc<dyn Clock>,
 }
@@ -91,16 +93,20 @@ impl Sessions {
             config.lifetime,
             config.algorithm,
         )?;
-        let store: Arc<dyn SessionStore> = match config.store {
+        let (store, shared): (Arc<dyn SessionStore>, Option<Arc<dyn SharedThrottle>>) = match config.store {
             StoreConfig::Embedded { path } => {
                 let store = EmbeddedStore::open(&path, config.rotation, Arc::clone(clock))?;
-                Arc::new(MeteredStore::new(store, metrics.clone()))
+                // One process: it counts by itself.
+                (Arc::new(MeteredStore::new(store, metrics.clone())), None)
             }
             StoreConfig::Redis(settings) => {
                 let store = RedisStore::connect_lazily(&settings, config.rotation)?;
-                Arc::new(MeteredStore::new(store, metrics.clone()))
+                let store = Arc::new(MeteredStore::new(store, metrics.clone()));
+                (Arc::clone(&store) as _, Some(store))
             }
         };
+        let names = AttemptNames::new(secret.expose(), &config.issuer);
+        let throttle = Throttle::new(config.throttle, names, shared, Arc::clone(clock));
         let pool = Arc::new(PasswordPool::start(PoolSettings::default())?);
         let directory = FileDirectory::new(config.users.records, Arc::clone(&pool)).map_err(first)?;
         let directory = Arc::new(directory);
@@ -121,6 +127,7 @@ impl Sessions {
             revocations,
             confirmations,
             deferred,
+            throttle: Arc::new(throttle),
             settings: config.endpoints,
             clock: Arc::clone(clock),
         })
@@ -147,6 +154,7 @@ impl Sessions {
             verifier: Arc::new(Verifier::own_only(self.issuer(), cache)),
             revocations: Arc::clone(&self.revocations),
             deferred: Arc::clone(&self.deferred),
+            throttle: Arc::clone(&self.throttle),
             clock: Arc::clone(&self.clock),
         };
         let own = OwnSessions {

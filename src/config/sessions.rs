@@ -8,10 +8,10 @@ use super::web;
 use crate::endpoints::cookie::{CookieSettings, SameSite};
 use crate::endpoints::origin::Origin;
 use crate::endpoints::settings::{DeliveryRule, Naming, Prefix, Settings};
-use crate::endpoints::throttle::{Bucket, ThrottleSettings};
 use crate::gateway::settings::{ListenerSettings, ServerSettings};
 use crate::secret::Secret;
 use crate::session::family::{LostResponse, OnReuse, RotationPolicy};
+use crate::session::throttle::{Bucket, ThrottleSettings};
 use crate::token::key_folder;
 use crate::token::signer::SigningAlgorithm;
 use crate::token::verifier::IssuerSettings;
@@ -42,6 +42,8 @@ pub struct SessionsConfig {
     pub rotation: RotationPolicy,
     /// What the endpoints are told.
     pub endpoints: Settings,
+    /// How many logins may be tried.
+    pub throttle: ThrottleSettings,
     /// Where sessions are kept.
     pub store: StoreConfig,
     /// Who may log in.
@@ -104,7 +106,6 @@ pub(super) fn sessions(
             .map(|value| allowed_origins(&value))
             .unwrap_or_default(),
         issuer_origin: issuer.as_deref().and_then(Origin::of_url),
-        throttle: throttle(&fields),
         rotation,
     };
     warn_of_cookies_in_plain(&fields, &endpoints, server, issuer.as_deref());
@@ -117,6 +118,7 @@ pub(super) fn sessions(
         algorithm,
         rotation,
         endpoints,
+        throttle: throttle(&fields),
         store: store?,
         users: users?,
     })

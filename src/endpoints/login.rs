@@ -11,6 +11,7 @@ use crate::secret::Secret;
 use crate::session::id::SessionId;
 use crate::session::refresh_token::secret_hash;
 use crate::session::store::{Delivery, NewSession};
+use crate::session::throttle::Acquittal;
 use http::{HeaderMap, header};
 
 /// The longest password, in bytes; never shortened, so a longer one is refused.
@@ -26,20 +27,26 @@ impl Endpoints {
             self.check_same_site(request)?;
         }
 
-        let now = self.parts.clock.now();
-        let taken = self.throttle.take(&credentials.username, request.peer, now).map_err(|wait| {
+        let throttle = &self.parts.throttle;
+        let taken = throttle.take(&credentials.username, request.peer).await.map_err(|wait| {
             let audit = Self::audit(AuditAction::LoginThrottled, request, None, None);
             Refused::noted(Fault::TooManyAttempts(wait), SessionEvent::LoginThrottled, Some(audit))
         })?;
-        let answer = self.parts.directory.authenticate(credentials).await;
-        if !matches!(answer, Ok(None)) {
-            self.throttle.give_back(&taken, self.parts.clock.now());
+        match self.parts.directory.authenticate(credentials).await {
+            Ok(Some(identity)) => {
+                // Together: a store that hangs costs one deadline.
+                let given_back = throttle.give_back(taken, Acquittal::Right);
+                tokio::join!(self.open(request, identity, delivery), given_back).0
+            }
+            Ok(None) => {
+                let audit = Self::audit(AuditAction::LoginFailed, request, None, None);
+                Err(Refused::noted(Fault::InvalidCredentials, SessionEvent::LoginFailed, Some(audit)))
+            }
+            Err(_) => {
+                throttle.give_back(taken, Acquittal::NotJudged).await;
+                Err(Fault::Unavailable.into())
+            }
         }
-        let Some(identity) = answer.map_err(|_| Fault::Unavailable)? else {
-            let audit = Self::audit(AuditAction::LoginFailed, request, None, None);
-            return Err(Refused::noted(Fault::InvalidCredentials, SessionEvent::LoginFailed, Some(audit)));
-        };
-        self.open(request, identity, delivery).await
     }
 
     async fn open(

@@ -15,7 +15,6 @@ mod refresh;
 mod refresh_credential;
 mod sessions;
 pub mod settings;
-pub mod throttle;
 
 use crate::clock::Clock;
 use crate::directory::UserDirectory;
@@ -25,6 +24,7 @@ use crate::session::id::SessionId;
 use crate::session::refresh_token::RefreshTokens;
 use crate::session::revocation::Revocations;
 use crate::session::store::SessionStore;
+use crate::session::throttle::Throttle;
 use crate::token::signer::Signer;
 use crate::token::verifier::Verifier;
 use bytes::Bytes;
@@ -36,7 +36,6 @@ use origin::Origin;
 use settings::Settings;
 use std::net::IpAddr;
 use std::sync::Arc;
-use throttle::Throttle;
 
 /// Where our public keys are published.
 pub const KEYS_PATH: &str = "/.well-known/jwks.json";
@@ -132,6 +131,8 @@ pub struct Parts {
     pub tokens: Arc<RefreshTokens>,
     /// What is known to be ended.
     pub revocations: Arc<Revocations>,
+    /// Counts tries to log in.
+    pub throttle: Arc<Throttle>,
     /// Takes the logouts the store could not; whoever builds the endpoints also carries them out.
     pub deferred: Arc<DeferredLogouts>,
     /// Makes access tokens.
@@ -145,7 +146,6 @@ pub struct Parts {
 /// The session endpoints.
 pub struct Endpoints {
     settings: Settings,
-    throttle: Throttle,
     parts: Parts,
 }
 
@@ -158,7 +158,7 @@ impl std::fmt::Debug for Endpoints {
 impl Endpoints {
     /// The endpoints with these settings.
     pub fn new(settings: Settings, parts: Parts) -> Self {
-        Self { throttle: Throttle::new(settings.throttle), settings, parts }
+        Self { settings, parts }
     }
 
     /// The refresh-token cookie, which the gateway keeps away from upstreams.

@@ -2,7 +2,6 @@
 
 use super::cookie::CookieSettings;
 use super::origin::Origin;
-use super::throttle::ThrottleSettings;
 use crate::session::family::RotationPolicy;
 
 /// Everything the endpoints are told at start.
@@ -20,8 +19,6 @@ pub struct Settings {
     pub allowed_origins: Vec<Origin>,
     /// The origin of `sessions.issuer`, which counts as our own; `None` if the issuer is no web URL.
     pub issuer_origin: Option<Origin>,
-    /// How many logins may be tried.
-    pub throttle: ThrottleSettings,
     /// How long sessions and access tokens live.
     pub rotation: RotationPolicy,
 }

@@ -5,6 +5,7 @@ use super::refresh_token::Presented;
 use super::store::{
     Cursor, EndReason, EndedAll, NewSession, Opened, Revocation, Rotation, SessionStore, StoreError,
 };
+use super::throttle::{Acquittal, Attempt, SharedThrottle, ThrottleSettings, Verdict};
 use crate::metrics::Metrics;
 use async_trait::async_trait;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -83,5 +84,22 @@ impl<S: SessionStore> SessionStore for MeteredStore<S> {
 
     async fn ping(&self) -> Result<(), StoreError> {
         self.timed("ping", self.store.ping()).await
+    }
+}
+
+#[async_trait]
+impl<S: SharedThrottle + SessionStore> SharedThrottle for MeteredStore<S> {
+    async fn take(&self, attempt: &Attempt, settings: &ThrottleSettings) -> Result<Verdict, StoreError> {
+        self.timed("throttle_take", self.store.take(attempt, settings)).await
+    }
+
+    async fn give_back(
+        &self,
+        attempt: &Attempt,
+        stranger: bool,
+        why: Acquittal,
+        settings: &ThrottleSettings,
+    ) -> Result<(), StoreError> {
+        self.timed("throttle_give_back", self.store.give_back(attempt, stranger, why, settings)).await
     }
 }

@@ -12,6 +12,7 @@ pub mod redis;
 pub mod refresh_token;
 pub mod revocation;
 pub mod store;
+pub mod throttle;
 
 #[cfg(test)]
 mod conformance;

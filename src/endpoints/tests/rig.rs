@@ -4,7 +4,6 @@ use super::super::cookie::{CookieSettings, SameSite};
 use super::super::event::{AuditAction, Handled, SessionEvent};
 use super::super::origin::Origin;
 use super::super::settings::{DeliveryRule, Naming, Prefix, Settings};
-use super::super::throttle::{Bucket, ThrottleSettings};
 use super::super::{Body, EndpointRequest, Endpoints, Parts};
 use crate::clock::{Clock, ManualClock, SystemClock, Timestamp, random_bytes};
 use crate::directory::file::{FileDirectory, UserRecord};
@@ -22,6 +21,7 @@ use crate::session::store::{
     Cursor, EndReason, EndedAll, NewSession, Opened, Revocation, Rotation, SessionRecord, SessionStore,
     StoreError,
 };
+use crate::session::throttle::{AttemptNames, Bucket, Throttle, ThrottleSettings};
 use crate::token::signer::{Signer, SigningAlgorithm};
 use crate::token::verified_cache::VerifiedCache;
 use crate::token::verifier::Verifier;
@@ -74,6 +74,7 @@ impl Rig {
             directory: directory.clone(),
             tokens: Arc::new(RefreshTokens::new(&[7; 32], OWN)),
             revocations: Arc::new(revocations),
+            throttle: Arc::new(throttle(clock.clone())),
             deferred: Arc::new(DeferredLogouts::new()),
             signer,
             verifier,
@@ -148,8 +149,14 @@ pub(super) struct Tokens {
     pub(super) session: String,
 }
 
-fn settings() -> Settings {
+fn throttle(clock: Arc<ManualClock>) -> Throttle {
     let bucket = |burst, secs| Bucket { burst, every: Duration::from_secs(secs) };
+    let settings =
+        ThrottleSettings { account_network: bucket(5, 30), network: bucket(30, 2), account: bucket(20, 60) };
+    Throttle::new(settings, AttemptNames::new(&[7; 32], OWN), None, clock)
+}
+
+fn settings() -> Settings {
     Settings {
         prefix: Prefix::parse("/auth").unwrap(),
         naming: Naming::CamelCase,
@@ -157,11 +164,6 @@ fn settings() -> Settings {
         cookie: CookieSettings::new(COOKIE, "/auth", SameSite::Strict).unwrap(),
         allowed_origins: vec![Origin::parse(PARTNER).unwrap()],
         issuer_origin: Origin::of_url("https://id.example.com/realm"),
-        throttle: ThrottleSettings {
-            account_network: bucket(5, 30),
-            network: bucket(30, 2),
-            account: bucket(20, 60),
-        },
         rotation: RotationPolicy::default(),
     }
 }

@@ -14,10 +14,10 @@ const WALKS: u64 = 40;
 const STEPS: usize = 200;
 
 /// `SplitMix64`: small, and a seed gives the same walk everywhere.
-struct Dice(u64);
+pub(in crate::session) struct Dice(pub(in crate::session) u64);
 
 impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
+    pub(in crate::session) fn roll(&mut self, sides: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -25,7 +25,7 @@ impl Dice {
         (z ^ (z >> 31)) % sides
     }
 
-    fn pick<'a, T>(&mut self, of: &'a [T]) -> &'a T {
+    pub(in crate::session) fn pick<'a, T>(&mut self, of: &'a [T]) -> &'a T {
         &of[usize::try_from(self.roll(of.len() as u64)).unwrap()]
     }
 }

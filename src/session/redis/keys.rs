@@ -2,6 +2,7 @@
 //! one script also on a cluster.
 
 use crate::session::id::{SessionId, UserKey};
+use crate::session::throttle::Name;
 
 /// Where a session's family stands (a hash).
 pub(super) fn state(user: UserKey, session: SessionId) -> String {
@@ -36,6 +37,26 @@ pub(super) fn stream(shard: u8) -> String {
 /// What is written last to a shard, to see when a replica has it.
 pub(super) fn written(shard: u8) -> String {
     format!("rw:{{{shard}}}")
+}
+
+/// When the throttle's bucket of a network is full again (a time).
+pub(super) fn network(shard: u8, name: Name) -> String {
+    format!("tn:{{{shard}}}:{name}")
+}
+
+/// The same of an account.
+pub(super) fn account(shard: u8, name: Name) -> String {
+    format!("ta:{{{shard}}}:{name}")
+}
+
+/// The same of an account and a network; in the slot of the account.
+pub(super) fn account_network(shard: u8, name: Name) -> String {
+    format!("tp:{{{shard}}}:{name}")
+}
+
+/// Until when a network is known to an account (a time); in the slot of the account.
+pub(super) fn known_network(shard: u8, name: Name) -> String {
+    format!("tk:{{{shard}}}:{name}")
 }
 
 #[cfg(test)]

@@ -53,7 +53,17 @@ impl Link {
         shard: u8,
         call: &Call<'_>,
     ) -> Result<T, StoreError> {
-        self.ask(shard, &Question::Script(call)).await
+        self.script_by(shard, call, self.deadline()).await
+    }
+
+    /// The same, answered before `deadline`: several together take no longer than one.
+    pub(super) async fn script_by<T: FromRedisValue>(
+        &self,
+        shard: u8,
+        call: &Call<'_>,
+        deadline: Instant,
+    ) -> Result<T, StoreError> {
+        self.ask(shard, &Question::Script(call), deadline).await
     }
 
     /// Sends commands together to the server of a shard and waits for all their answers.
@@ -62,7 +72,7 @@ impl Link {
         shard: u8,
         pipe: &Pipeline,
     ) -> Result<T, StoreError> {
-        self.ask(shard, &Question::Commands(pipe)).await
+        self.ask(shard, &Question::Commands(pipe), self.deadline()).await
     }
 
     /// Asks every shard its own question, in one round trip to each server. Where a server does not answer,
@@ -117,8 +127,12 @@ impl Link {
         }
     }
 
-    async fn ask<T: FromRedisValue>(&self, shard: u8, question: &Question<'_>) -> Result<T, StoreError> {
-        let deadline = self.deadline();
+    async fn ask<T: FromRedisValue>(
+        &self,
+        shard: u8,
+        question: &Question<'_>,
+        deadline: Instant,
+    ) -> Result<T, StoreError> {
         let answer = match &self.servers {
             Topology::One(node) => node.ask(question, deadline).await,
             Topology::Cluster(cluster) => cluster.ask(shard, question, deadline).await,
@@ -126,7 +140,8 @@ impl Link {
         answer.map_err(StoreError::from)
     }
 
-    fn deadline(&self) -> Instant {
+    /// When an operation that begins now must have its answer.
+    pub(super) fn deadline(&self) -> Instant {
         Instant::now() + self.timeout
     }
 }

@@ -12,6 +12,7 @@ mod prudence;
 mod scripts;
 mod sentinel;
 mod settings;
+mod throttle;
 
 pub use settings::{RedisSettings, Servers, SettingsError};
 
@@ -266,5 +267,7 @@ mod sentinel_tests;
 mod server;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod throttle_tests;
 #[cfg(test)]
 mod tls_tests;

@@ -13,6 +13,8 @@ pub(super) struct Scripts {
     pub(super) confirm: Script,
     pub(super) reapply: Script,
     pub(super) reapply_all: Script,
+    pub(super) take: Script,
+    pub(super) give_back: Script,
 }
 
 impl Scripts {
@@ -31,6 +33,8 @@ impl Scripts {
             end_all: with_prelude(include_str!("end_all.lua")),
             reapply: with_prelude(include_str!("reapply.lua")),
             reapply_all: with_prelude(include_str!("reapply_all.lua")),
+            take: with_prelude(include_str!("take.lua")),
+            give_back: with_prelude(include_str!("give_back.lua")),
             confirm: Script::new(include_str!("confirm.lua").to_owned()),
         }
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 /// What the user of a gateway may do.
 const RIGHTS: &str =
-    "~r[sdvw]:* ~u[sxe]:* -@all +@read +@write +@scripting +@connection +time +info +role +wait";
+    "~r[sdvw]:* ~u[sxe]:* ~t[napk]:* -@all +@read +@write +@scripting +@connection +time +info +role +wait";
 
 fn authority() -> CertifiedIssuer<'static, KeyPair> {
     let mut params = CertificateParams::default();
