@@ -12,8 +12,19 @@ use serde_json::{Map, Value, json};
 pub struct Part {
     /// Its name in the answer of `/readyz`.
     pub name: String,
-    /// Why it is not ready; `None` if it is.
-    pub waiting_for: Box<dyn Fn() -> Option<String> + Send + Sync>,
+    /// How it stands.
+    pub state: Box<dyn Fn() -> PartState + Send + Sync>,
+}
+
+/// How a part stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PartState {
+    /// Nothing is wrong with it.
+    Ready,
+    /// Something is wrong with it, but this gateway is no worse than any other: it takes traffic.
+    Impaired(String),
+    /// It waits for this, and so must the traffic.
+    Waiting(String),
 }
 
 /// What the admin listener serves.
@@ -62,9 +73,13 @@ impl Admin {
         let mut ready = true;
         let mut parts = Map::new();
         for part in &self.parts {
-            let waiting_for = (part.waiting_for)();
-            ready &= waiting_for.is_none();
-            parts.insert(part.name.clone(), Value::from(waiting_for.unwrap_or_else(|| "ready".to_owned())));
+            let state = (part.state)();
+            ready &= !matches!(state, PartState::Waiting(_));
+            let text = match state {
+                PartState::Ready => "ready".to_owned(),
+                PartState::Impaired(text) | PartState::Waiting(text) => text,
+            };
+            parts.insert(part.name.clone(), Value::from(text));
         }
         let body = json!({ "ready": ready, "parts": parts });
         let status = if ready { 200 } else { 503 };
@@ -108,26 +123,31 @@ impl ServeHttp for Admin {
 mod tests {
     use super::*;
 
-    fn admin(waiting: Option<&'static str>) -> Admin {
-        let part =
-            Part { name: "sessions".to_owned(), waiting_for: Box::new(move || waiting.map(str::to_owned)) };
+    fn admin(state: PartState) -> Admin {
+        let part = Part { name: "sessions".to_owned(), state: Box::new(move || state.clone()) };
         Admin::new(Metrics::new().unwrap(), vec![part], Box::new(|_| ()))
     }
 
     #[test]
     fn readiness_says_which_part_is_missing() {
-        assert_eq!(admin(None).answer(&Method::GET, "/readyz").status, 200);
-        let answer = admin(Some("the first read of the revocation feed")).answer(&Method::GET, "/readyz");
-        assert_eq!(answer.status, 503);
-        let body: Value = serde_json::from_slice(&answer.body).unwrap();
-        assert_eq!(body["parts"]["sessions"], "the first read of the revocation feed");
+        let text = "the first read of the revocation feed".to_owned();
+        for (state, status, told) in [
+            (PartState::Ready, 200, "ready"),
+            (PartState::Impaired(text.clone()), 200, text.as_str()),
+            (PartState::Waiting(text.clone()), 503, text.as_str()),
+        ] {
+            let answer = admin(state).answer(&Method::GET, "/readyz");
+            assert_eq!(answer.status, status);
+            let body: Value = serde_json::from_slice(&answer.body).unwrap();
+            assert_eq!((&body["parts"]["sessions"], &body["ready"]), (&json!(told), &json!(status == 200)));
+        }
     }
 
     #[test]
     fn only_the_three_paths_are_served_and_only_for_reading() {
-        assert_eq!(admin(None).answer(&Method::GET, "/").status, 404);
-        assert_eq!(admin(None).answer(&Method::POST, "/metrics").status, 405);
-        assert_eq!(admin(None).answer(&Method::HEAD, "/livez").status, 200);
-        assert_eq!(admin(Some("x")).answer(&Method::GET, "/livez").status, 200);
+        assert_eq!(admin(PartState::Ready).answer(&Method::GET, "/").status, 404);
+        assert_eq!(admin(PartState::Ready).answer(&Method::POST, "/metrics").status, 405);
+        assert_eq!(admin(PartState::Ready).answer(&Method::HEAD, "/livez").status, 200);
+        assert_eq!(admin(PartState::Waiting("x".to_owned())).answer(&Method::GET, "/livez").status, 200);
     }
 }

@@ -48,6 +48,8 @@ reasons! {
     Expired => "expired",
     /// `nbf` or `iat` lies ahead.
     NotYetValid => "not_yet_valid",
+    /// The time from `iat` to `exp` is longer than this issuer's tokens may live.
+    LifetimeTooLong => "lifetime_too_long",
     /// `aud` has none of the expected audiences.
     WrongAudience => "wrong_audience",
     /// A claim every token must have is absent.

@@ -3,8 +3,9 @@
 use crate::support::keys::b64;
 use crate::support::token::signed;
 use crate::support::wait::let_pass;
-use crate::support::{Config, Gateway, Issuer, Key, Reply, Response, Upstream, eventually, get};
+use crate::support::{Config, Connection, Gateway, Issuer, Key, Reply, Response, Upstream, eventually, get};
 use serde_json::json;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -75,34 +76,53 @@ fn an_issuer_that_was_never_reached_is_503_and_recovers_after_the_cooldown() {
 
 #[test]
 fn nothing_wrong_with_an_answer_is_taken_for_an_empty_key_set() {
-    let upstream = Upstream::start();
-    let huge = format!("{{\"keys\":[],\"pad\":\"{}\"}}", "x".repeat(20 << 20));
+    let (upstream, issuer) = (Upstream::start(), Issuer::start());
+    let elsewhere = Issuer::with_key(Key::p256("elsewhere"));
+    let gateway = Gateway::start(&layout(&upstream, &issuer, "every: 200ms, timeout: 2s, cooldown: 100ms"));
+    call(&gateway, &issuer.sign()).expect(200);
+    let good = json!({ "keys": [issuer.key.jwk()] }).to_string();
+    let many: Vec<_> = (0..10_000).map(|n| json!({ "kty": "RSA", "kid": n.to_string() })).collect();
+    let mut for_encryption = Key::p256("enc").jwk();
+    for_encryption["use"] = json!("enc");
+    let mut private = Key::p256("private").jwk();
+    private["d"] = json!(b64([7; 32]));
+    let unusable =
+        json!({ "keys": [for_encryption, private, { "kty": "oct", "k": "c2VjcmV0", "kid": "rsa-0" }] });
     for broken in [
         Reply::status(500, "no"),
         Reply::status(404, "no"),
+        // A status that is not 200, with keys that must not be taken.
+        Reply::status(503, json!({ "keys": [elsewhere.key.jwk()] }).to_string()),
+        Reply::status(302, "").with("Location", &elsewhere.key_set_url()),
         Reply::ok(""),
         Reply::ok("<html>maintenance</html>"),
         Reply::ok("{"),
+        Reply::ok(&good.as_bytes()[..good.len() - 1]),
         Reply::ok("[]"),
         Reply::ok("{}"),
+        Reply::ok(format!("{good}{good}")),
         Reply::json(&json!({ "keys": [] })),
         Reply::json(&json!({ "keys": "x" })),
-        Reply::json(&json!({ "keys": [{ "kty": "oct", "k": "c2VjcmV0", "kid": "rsa-0" }] })),
-        Reply::ok(huge),
-        Reply::CloseMidBody { promised: 500, sent: b"{\"keys\":[".to_vec() },
+        Reply::json(&json!({ "keys": many })),
+        Reply::json(&unusable),
+        Reply::ok(format!("{}{good}", " ".repeat(10 << 20))),
+        Reply::Chunked(vec![vec![b' '; 1 << 20]; 10]),
+        Reply::CloseMidBody { promised: good.len() + 1, sent: good.clone().into_bytes() },
         Reply::Close,
     ] {
-        let issuer = Issuer::start();
-        let gateway =
-            Gateway::start(&layout(&upstream, &issuer, "every: 200ms, timeout: 2s, cooldown: 100ms"));
-        let token = issuer.sign();
-        call(&gateway, &token).expect(200);
         issuer.break_with(broken.clone());
-        let asked = issuer.fetches();
-        assert!(eventually(Duration::from_secs(8), || issuer.fetches() >= asked + 2), "no refresh was tried");
-        let response = call(&gateway, &token);
+        let failed = || gateway.metric("portcullis_key_set_fetch_total", &[("result", "error")]);
+        let before = failed();
+        assert!(eventually(Duration::from_secs(8), || failed() >= before + 2.0), "taken: {}", short(&broken));
+        let response = call(&gateway, &issuer.sign());
         assert_eq!(response.status, 200, "{} after {}", response.text(), short(&broken));
+        call(&gateway, &issuer.token().sign(&elsewhere.key)).expect(503);
+        issuer.mend();
+        let age = || gateway.metric("portcullis_key_set_age_seconds", &[("issuer", "corp")]);
+        let fetched = issuer.fetches();
+        assert!(eventually(Duration::from_secs(8), || issuer.fetches() > fetched && age() < 1.0));
     }
+    assert!(elsewhere.requests().is_empty(), "a redirect was followed");
 }
 
 fn short(reply: &Reply) -> String {
@@ -110,23 +130,142 @@ fn short(reply: &Reply) -> String {
 }
 
 #[test]
-fn keys_outlive_an_issuer_that_is_gone_until_they_are_too_stale() {
+fn an_issuer_that_is_gone_for_its_whole_staleness_limit_costs_no_valid_request() {
+    const LIMIT: Duration = Duration::from_secs(4);
     let (upstream, issuer) = (Upstream::start(), Issuer::start());
-    let config = layout(&upstream, &issuer, "every: 200ms, stale_for: 4s, timeout: 500ms, cooldown: 100ms");
+    let config = layout(&upstream, &issuer, "every: 300ms, stale_for: 4s, timeout: 500ms, cooldown: 100ms");
     let gateway = Gateway::start(&config);
-    let token = issuer.sign();
-    call(&gateway, &token).expect(200);
+    let tokens: Vec<_> = (0..200).map(|n| issuer.token().set("jti", json!(n)).sign(&issuer.key)).collect();
+    let fetched = issuer.fetches();
+    assert!(eventually(Duration::from_secs(5), || issuer.fetches() > fetched));
+    // What the keys were confirmed by at the latest; the fetch just seen may be cut off.
     issuer.stop();
+    let gone = Instant::now();
+    let mut served = 0;
+    let refused = loop {
+        let response = call(&gateway, &tokens[served % tokens.len()]);
+        if response.status != 200 {
+            break response;
+        }
+        served += 1;
+        assert!(gone.elapsed() < LIMIT + Duration::from_secs(4), "the limit does not hold");
+    };
+    let lasted = gone.elapsed();
+    println!("{served} requests in the {lasted:?} after the issuer was gone, none refused");
+    // The last answer may be older than the moment it was gone by one interval and a busy machine.
+    assert!(lasted + Duration::from_secs(1) > LIMIT && served > 100, "{served} served in {lasted:?}");
+    assert_eq!((refused.status, refused.reason()), (503, "keys_unavailable".into()));
+    assert!(refused.header("retry-after").is_some() && refused.header("www-authenticate").is_none());
+    call(&gateway, &tokens[0]).expect(503);
+}
+
+#[test]
+fn ten_thousand_random_kids_cost_the_issuer_two_fetches() {
+    const REQUESTS: usize = 10_000;
+    let (upstream, issuer) = (Upstream::start(), Issuer::start());
+    let gateway = Gateway::start(&layout(&upstream, &issuer, "every: 1h"));
+    call(&gateway, &issuer.sign()).expect(200);
+    let (claims, signature) = (b64(issuer.token().claims_text()), b64([7; 256]));
     let start = Instant::now();
-    while start.elapsed() < Duration::from_millis(1500) {
-        call(&gateway, &token).expect(200);
+    let refused: usize = thread::scope(|scope| {
+        let (claims, signature, address) = (&claims, &signature, gateway.address());
+        let senders: Vec<_> = (0..8)
+            .map(|sender| {
+                let address = address.clone();
+                scope.spawn(move || {
+                    let mut connection = Connection::open(&address).unwrap();
+                    let send = |n: usize| {
+                        let header = format!(r#"{{"alg":"RS256","kid":"noise-{sender}-{n}"}}"#);
+                        let token = format!("{}.{claims}.{signature}", b64(header));
+                        let response = connection.exchange(&get("/x").bearer(&token)).unwrap();
+                        assert_eq!((response.status, response.reason().as_str()), (401, "unknown_key"));
+                    };
+                    (0..REQUESTS / 8).map(send).count()
+                })
+            })
+            .collect();
+        senders.into_iter().map(|sender| sender.join().unwrap()).sum()
+    });
+    let (took, fetches) = (start.elapsed(), issuer.fetches());
+    println!("{refused} random kids in {took:?}: {fetches} fetches");
+    assert_eq!((refused, upstream.hits()), (REQUESTS, 1));
+    // One at the start, one forced, and one more for each cooldown of 10s that a slow machine took.
+    let most = 2 + usize::try_from(took.as_secs() / 10).unwrap();
+    assert!((2..=most).contains(&fetches), "{fetches} fetches in {took:?}");
+    call(&gateway, &issuer.token().set("sub", json!("other")).sign(&issuer.key)).expect(200);
+}
+
+#[test]
+fn a_rotation_under_load_is_seen_at_the_first_token_and_refuses_nobody() {
+    let (upstream, mut issuer) = (Upstream::start(), Issuer::start());
+    let gateway = Gateway::start(&layout(&upstream, &issuer, "every: 1h"));
+    let old = issuer.key.clone();
+    let tokens: Vec<_> = (0..50).map(|n| issuer.token().set("jti", json!(n)).sign(&old)).collect();
+    call(&gateway, &tokens[0]).expect(200);
+    let (fetched, stop) = (issuer.fetches(), AtomicBool::new(false));
+    thread::scope(|scope| {
+        let load = || {
+            let mut connection = Connection::open(&gateway.address()).unwrap();
+            let mut statuses = Vec::new();
+            while !stop.load(Ordering::Relaxed) {
+                let token = &tokens[statuses.len() % tokens.len()];
+                statuses.push(connection.exchange(&get("/x").bearer(token)).unwrap().status);
+            }
+            statuses
+        };
+        let users: Vec<_> = (0..4).map(|_| scope.spawn(load)).collect();
+        let_pass(Duration::from_millis(300));
+        let new = Key::p256("new");
+        issuer.publish(vec![old.jwk(), new.jwk()]);
+        issuer.delay(Duration::from_millis(300));
+        issuer.key = new;
+        let first = call(&gateway, &issuer.sign());
+        let_pass(Duration::from_millis(300));
+        stop.store(true, Ordering::Relaxed);
+        let statuses: Vec<_> = users.into_iter().flat_map(|user| user.join().unwrap()).collect();
+        assert_eq!(first.status, 200, "{}", first.text());
+        println!("{} requests during the rotation", statuses.len());
+        assert!(statuses.len() > 100 && statuses.iter().all(|status| *status == 200), "{statuses:?}");
+    });
+    assert_eq!(issuer.fetches(), fetched + 1);
+}
+
+#[test]
+fn a_gateway_that_started_without_its_issuer_serves_within_two_seconds_of_its_return() {
+    let (upstream, issuer) = (Upstream::start(), Issuer::start());
+    issuer.break_with(Reply::Close);
+    // With the default settings: a cooldown of ten seconds is for issuers whose keys are known.
+    let gateway = Gateway::start(&layout(&upstream, &issuer, ""));
+    let token = issuer.sign();
+    for _ in 0..20 {
+        let response = call(&gateway, &token).expect(503);
+        assert_eq!(response.reason(), "keys_unavailable");
+        assert!(response.header("retry-after").is_some() && response.header("www-authenticate").is_none());
     }
-    let mut last = 200;
-    assert!(eventually(Duration::from_secs(15), || {
-        last = call(&gateway, &token).status;
-        last != 200
-    }));
-    assert_eq!(last, 503, "staleness is an outage, not an accusation");
+    let asked = issuer.fetches();
+    assert!(asked < 5, "twenty requests asked {asked} times");
+    assert!(eventually(Duration::from_secs(5), || issuer.fetches() >= asked + 2), "it is not asked again");
+    issuer.mend();
+    let returned = Instant::now();
+    assert!(eventually(Duration::from_secs(5), || call(&gateway, &token).status == 200));
+    let took = returned.elapsed();
+    println!("served {took:?} after the issuer's return");
+    assert!(took < Duration::from_secs(2), "{took:?}");
+}
+
+#[test]
+fn readiness_waits_for_the_first_fetch_and_not_for_its_success() {
+    let (upstream, issuer) = (Upstream::start(), Issuer::start());
+    issuer.delay(Duration::from_secs(60));
+    let gateway = Gateway::start_live(&layout(&upstream, &issuer, "timeout: 3s"));
+    let ready = || get("/readyz").send(&gateway.admin());
+    let waiting = ready().expect(503).json();
+    assert_eq!(waiting["parts"]["issuer corp"], "the first fetch of its key set");
+    assert!(eventually(Duration::from_secs(10), || ready().status == 200));
+    let impaired = ready().json()["parts"]["issuer corp"].clone();
+    assert!(impaired.as_str().unwrap().starts_with("without keys"), "{impaired}");
+    issuer.mend();
+    assert!(eventually(Duration::from_secs(10), || ready().json()["parts"]["issuer corp"] == "ready"));
 }
 
 #[test]
@@ -269,6 +408,31 @@ fn a_dead_issuer_does_not_hold_up_another() {
         assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
         waiting.join().unwrap().expect(503);
     });
+}
+
+#[test]
+fn discovered_keys_are_taken_from_the_issuers_own_origin_or_from_a_listed_host() {
+    let (upstream, issuer) = (Upstream::start(), Issuer::start());
+    let elsewhere = Issuer::with_key(issuer.key.clone());
+    issuer.discover_at(&elsewhere.key_set_url());
+    let start = |more: &str| {
+        let settings = format!(
+            "{{ issuer: \"{}\", audiences: [orders-api], key_set: {{ discovery: true{more} }} }}",
+            issuer.id()
+        );
+        let config = Config::to(&upstream)
+            .issuer("corp", &settings)
+            .route("{ name: api, match: { path: /** }, upstream: app }");
+        Gateway::start(&config)
+    };
+    let closed = start("");
+    call(&closed, &issuer.sign()).expect(503);
+    assert!(elsewhere.requests().is_empty());
+    let said = closed.stderr();
+    let line = said.lines().find(|line| line.contains("key_set.jwks_hosts")).expect("a line in the log");
+    assert!(line.contains("ERROR") && line.contains("corp"), "{line}");
+    let open = start(&format!(", jwks_hosts: [keys.example.com, \"{}\"]", elsewhere.authority()));
+    call(&open, &issuer.sign()).expect(200);
 }
 
 #[test]

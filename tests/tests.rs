@@ -20,6 +20,7 @@ mod cookies_and_csrf;
 mod edges;
 mod harness;
 mod identity_headers;
+mod key_copies;
 mod key_sets;
 mod operation;
 mod paths;

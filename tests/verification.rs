@@ -275,6 +275,19 @@ fn times_are_checked_with_the_leeway_and_wrong_types_are_refused() {
 }
 
 #[test]
+fn a_token_made_for_longer_than_its_issuer_may_is_refused() {
+    let (upstream, issuer) = (Upstream::start(), Issuer::start());
+    let gateway = Gateway::start(&layout(&upstream, &issuer, ", max_lifetime: 1h, leeway: 0s"));
+    let token = |from: i64, to: i64| issuer.token().set("iat", json!(now() + from)).expires_in(to);
+    api(&token(-60, 3540).sign(&issuer.key)).send(&gateway.address()).expect(200);
+    api(&token(0, 3000).without("iat").sign(&issuer.key)).send(&gateway.address()).expect(200);
+    for long in [token(-60, 3545), token(-86_400, 60), token(0, 4000).without("iat")] {
+        refused(api(&long.sign(&issuer.key)).send(&gateway.address()), "lifetime_too_long");
+    }
+    assert_eq!(upstream.hits(), 2);
+}
+
+#[test]
 fn an_expired_token_is_refused_although_it_was_accepted_a_moment_ago() {
     let (upstream, issuer) = (Upstream::start(), Issuer::start());
     let gateway = Gateway::start(&layout(&upstream, &issuer, ", leeway: 0s"));

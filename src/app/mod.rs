@@ -1,5 +1,6 @@
 //! The composition root: configuration in, a running gateway out, and its orderly end.
 
+mod key_sets;
 mod lifetime;
 mod logging;
 mod secret_file;
@@ -7,7 +8,7 @@ mod sessions;
 mod users;
 
 use crate::access_log::AccessLog;
-use crate::admin::{Admin, Part};
+use crate::admin::{Admin, Part, PartState};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, ConfigErrors};
 use crate::gateway::Gateway;
@@ -16,7 +17,7 @@ use crate::gateway::listener::{self, Connections, ListenError, Listener};
 use crate::gateway::settings::LogFormat;
 use crate::gateway::snapshot::{Snapshot, SnapshotError};
 use crate::gateway::upstream::{Upstream, UpstreamError};
-use crate::key_set::cache::{FetchEvent, Fetching, IssuerKeys};
+use crate::key_set::cache::{Fetching, IssuerKeys, KeyEvent};
 use crate::metrics::{Metrics, MetricsError};
 use crate::outbound::{Client, OutboundError};
 use crate::token::verified_cache::{Lookup, VerifiedCache};
@@ -188,7 +189,7 @@ fn verifier(
         clock: Arc::clone(clock),
         client: Client::new()?,
         runtime: tokio::runtime::Handle::current(),
-        observer: Arc::new(move |event: FetchEvent<'_>| fetched(&fetches, &event)),
+        observer: Arc::new(move |event: KeyEvent<'_>| key_sets::tell(&fetches, &event)),
     };
     let own = sessions.map(Sessions::issuer);
     let verifier = Arc::new(Verifier::new(issuers.to_vec(), own, &fetching, cache, None)?);
@@ -196,20 +197,6 @@ fn verifier(
         tokio::spawn(Arc::clone(keys).keep_fresh());
     }
     Ok(verifier)
-}
-
-/// A key-set fetch in metrics and log.
-fn fetched(metrics: &Metrics, event: &FetchEvent<'_>) {
-    metrics.key_set_fetched(event.issuer, event.result.is_ok());
-    match event.result {
-        Ok(keys) if event.changed => {
-            tracing::info!(issuer = event.issuer, keys = keys.size(), "key set obtained");
-        }
-        Ok(_) => tracing::debug!(issuer = event.issuer, "key set confirmed"),
-        Err(error) => {
-            tracing::warn!(issuer = event.issuer, %error, "key set not obtained; the last good one stays");
-        }
-    }
 }
 
 /// The admin side: what must be ready, and the gauges that are read off something.
@@ -221,9 +208,15 @@ fn admin(
     clock: &Arc<dyn Clock>,
 ) -> Admin {
     let draining = Arc::clone(draining);
-    let stopping = move || draining.load(Ordering::Relaxed).then(|| "stopping".to_owned());
-    let mut parts = vec![Part { name: "gateway".to_owned(), waiting_for: Box::new(stopping) }];
+    let state = move || {
+        if draining.load(Ordering::Relaxed) {
+            return PartState::Waiting("stopping".to_owned());
+        }
+        PartState::Ready
+    };
+    let mut parts = vec![Part { name: "gateway".to_owned(), state: Box::new(state) }];
     parts.extend(sessions.map(Sessions::part));
+    parts.extend(key_sets.iter().map(|keys| key_sets::part(keys, clock)));
     let gauges = sessions.map(Sessions::gauges);
     let clock = Arc::clone(clock);
     let before_scrape = move |metrics: &Metrics| {

@@ -2,7 +2,7 @@
 
 use super::secret_file::{self, SecretFileError};
 use super::users;
-use crate::admin::Part;
+use crate::admin::{Part, PartState};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{SecretPlan, SessionsConfig, StoreConfig};
 use crate::directory::file::{FileDirectory, RecordError};
@@ -168,10 +168,13 @@ impl Sessions {
     /// Ready once it is known what was ended before this gateway started.
     pub(super) fn part(&self) -> Part {
         let revocations = Arc::clone(&self.revocations);
-        let waiting = move || {
-            (!revocations.ready()).then(|| "the first read of the revocation feed from the store".to_owned())
+        let state = move || {
+            if revocations.ready() {
+                return PartState::Ready;
+            }
+            PartState::Waiting("the first read of the revocation feed from the store".to_owned())
         };
-        Part { name: "sessions".to_owned(), waiting_for: Box::new(waiting) }
+        Part { name: "sessions".to_owned(), state: Box::new(state) }
     }
 
     /// Sets the gauges of sessions.

@@ -3,16 +3,19 @@
 use super::pem;
 use super::reader::{Fields, Value};
 use super::web;
-use crate::key_set::{Algorithm, KeySet, KeySetSettings, RefreshSettings, SkippedKey, Source};
+use crate::key_set::{Algorithm, KeyHost, KeySet, KeySetSettings, RefreshSettings, SkippedKey, Source};
 use crate::secret::Secret;
 use crate::token::claims::{ClaimPath, GATEWAY_ISSUER};
 use crate::token::verifier::{IssuerSettings, TokenType};
 use http::Uri;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const SECRET_MAX_BYTES: u64 = 64 * 1024;
 const KEY_FILE_MAX_BYTES: u64 = 1024 * 1024;
+
+/// Clocks that differ by more need mending, not forgiving.
+const LONGEST_LEEWAY: Duration = Duration::from_secs(3600);
 
 pub(super) fn issuers(value: &Value<'_>) -> Vec<IssuerSettings> {
     let mut issuers: Vec<IssuerSettings> = Vec::new();
@@ -27,25 +30,45 @@ pub(super) fn issuers(value: &Value<'_>) -> Vec<IssuerSettings> {
             let what = format!("issuers.{} has the same issuer", other.name);
             value.error(what, "tokens are told apart by `iss`: merge the two, or mend the `issuer` of one");
         }
+        let copy = issuer.keys.copy_file.as_ref();
+        if let Some(other) =
+            issuers.iter().find(|other| copy.is_some() && other.keys.copy_file.as_ref() == copy)
+        {
+            let what = format!("issuers.{} keeps the copy of its keys in the same file", other.name);
+            value.error(what, "give one of the two another key_set.copy_file");
+        }
         issuers.push(issuer);
     }
     issuers
 }
 
 fn issuer(name: &str, value: &Value<'_>) -> Option<IssuerSettings> {
-    let known =
-        &["issuer", "audiences", "algorithms", "key_set", "refresh", "leeway", "token_type", "claims"];
+    let known = &[
+        "issuer",
+        "audiences",
+        "algorithms",
+        "key_set",
+        "refresh",
+        "leeway",
+        "max_lifetime",
+        "token_type",
+        "claims",
+    ];
     let fields = value.fields(known, &[])?;
     let issuer = fields.require("issuer", "give the exact `iss` of its tokens").and_then(|v| v.text());
     let audiences = audiences(&fields);
-    let source = fields
+    let key_set = fields
         .require("key_set", "give one of url, discovery, file, secret_file")
-        .and_then(|value| source(&value, issuer.as_deref()));
-    let algorithms = algorithms(&fields, source.as_ref());
+        .and_then(|value| key_set(name, &value, issuer.as_deref()));
+    let algorithms = algorithms(&fields, key_set.as_ref().map(|(source, _)| source));
     let refresh = fields.get("refresh").map_or_else(RefreshSettings::default, |value| refresh(&value));
-    let leeway = fields.duration("leeway", Duration::from_secs(30));
-    if let Some(value) = fields.get("leeway").filter(|_| leeway > Duration::from_secs(300)) {
-        value.warning("tokens stay good for more than 5m after they expire", "30s covers usual clocks");
+    let leeway = leeway(&fields);
+    let max_lifetime = fields.get("max_lifetime");
+    if let Some(value) = max_lifetime.as_ref().filter(|value| value.duration_is_zero()) {
+        value.warning(
+            "no token is good for so short a time",
+            "write a duration such as 1h, or remove the key",
+        );
     }
     let token_type =
         fields.word("token_type", &[("any", TokenType::Any), ("at+jwt", TokenType::AtJwt)], TokenType::Any);
@@ -57,17 +80,30 @@ fn issuer(name: &str, value: &Value<'_>) -> Option<IssuerSettings> {
             |value| value.items("write a list such as [roles]").iter().filter_map(claim_path).collect(),
         )
     };
+    let (source, copy_file) = key_set?;
     Some(IssuerSettings {
         name: name.to_owned(),
         issuer: issuer?,
         audiences,
         algorithms,
-        keys: KeySetSettings { source: source?, refresh },
+        keys: KeySetSettings { source, refresh, copy_file },
         leeway,
+        max_lifetime: max_lifetime.and_then(|value| value.duration()),
         token_type,
         scopes: places("scopes", &["scope", "scp"]),
         roles: places("roles", &["roles", "realm_access.roles"]),
     })
+}
+
+fn leeway(fields: &Fields<'_>) -> Duration {
+    let leeway = fields.duration("leeway", Duration::from_secs(30));
+    let Some(value) = fields.get("leeway") else { return leeway };
+    if leeway > LONGEST_LEEWAY {
+        value.error("tokens would stay good for more than 1h after they expire", "30s covers usual clocks");
+    } else if leeway > Duration::from_secs(300) {
+        value.warning("tokens stay good for more than 5m after they expire", "30s covers usual clocks");
+    }
+    leeway
 }
 
 fn audiences(fields: &Fields<'_>) -> Vec<String> {
@@ -87,26 +123,51 @@ pub(super) fn claim_path(value: &Value<'_>) -> Option<ClaimPath> {
     )
 }
 
-fn source(value: &Value<'_>, issuer: Option<&str>) -> Option<Source> {
-    let fields = value.fields(&["url", "discovery", "file", "secret_file"], &[])?;
+/// Where the keys are, and where a copy of them is kept.
+fn key_set(name: &str, value: &Value<'_>, issuer: Option<&str>) -> Option<(Source, Option<PathBuf>)> {
+    let known = &["url", "discovery", "jwks_hosts", "copy_file", "file", "secret_file"];
+    let fields = value.fields(known, &[])?;
     let (key, value) = fields.exactly_one(&["url", "discovery", "file", "secret_file"])?;
-    match key {
+    if let Some(hosts) = fields.get("jwks_hosts").filter(|_| key != "discovery") {
+        hosts.error("says where discovery may find keys, and nothing is discovered here", "remove it");
+    }
+    let is_fetched = matches!(key, "url" | "discovery");
+    let copy_file = match fields.get("copy_file") {
+        Some(value) if is_fetched => value.file(),
+        Some(value) => {
+            value.error("only keys that are fetched are copied", "remove it");
+            None
+        }
+        None if is_fetched => Some(fields.scope().folder.join("data/key_sets").join(format!("{name}.json"))),
+        None => None,
+    };
+    let source = match key {
         "url" => {
             let uri = web::url(&value)?;
             warn_of_plain_http(&value, &uri);
-            Some(Source::Url(value.text()?))
+            Source::Url(value.text()?)
         }
-        "discovery" => discovery(&value, issuer),
+        "discovery" => {
+            let mend = "write a list such as [www.googleapis.com]";
+            let hosts = fields.get("jwks_hosts").map(|hosts| hosts.items(mend)).unwrap_or_default();
+            discovery(&value, issuer)?;
+            Source::Discovery(hosts.iter().filter_map(key_host).collect())
+        }
         "file" => {
             let file = value.file()?;
             key_file(&value, &file);
-            Some(Source::File(file))
+            Source::File(file)
         }
-        _ => {
-            let secret = Secret::new(pem::read(&value, &value.file()?, SECRET_MAX_BYTES)?);
-            Some(Source::Secret(secret))
-        }
-    }
+        _ => Source::Secret(Secret::new(pem::read(&value, &value.file()?, SECRET_MAX_BYTES)?)),
+    };
+    Some((source, copy_file))
+}
+
+fn key_host(value: &Value<'_>) -> Option<KeyHost> {
+    value.parsed("a host", "write a name such as www.googleapis.com, with a port if it is unusual", |text| {
+        let (host, port) = web::split_port(text)?;
+        (web::is_host(host) && port != Some(0)).then(|| KeyHost::new(host, port))
+    })
 }
 
 /// The file is read again whenever it changes; here only so that a mistake is found before the start.
@@ -126,7 +187,8 @@ fn key_file(value: &Value<'_>, file: &Path) {
     }
 }
 
-fn discovery(value: &Value<'_>, issuer: Option<&str>) -> Option<Source> {
+/// Whether keys can be discovered for the issuer.
+fn discovery(value: &Value<'_>, issuer: Option<&str>) -> Option<()> {
     if !value.boolean()? {
         value.error(
             "false says nothing about where the keys are",
@@ -143,7 +205,7 @@ fn discovery(value: &Value<'_>, issuer: Option<&str>) -> Option<Source> {
         return None;
     }
     warn_of_plain_http(value, &uri);
-    Some(Source::Discovery)
+    Some(())
 }
 
 fn warn_of_plain_http(value: &Value<'_>, uri: &Uri) {

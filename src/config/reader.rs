@@ -333,9 +333,11 @@ impl<'a> Fields<'a> {
         let mut present = keys.iter().filter_map(|key| Some((*key, self.get(key)?)));
         let first = present.next();
         let list = || keys.join(", ");
-        // Whatever else stands here was reported when the keys were looked at.
-        if first.is_none() && self.entries.is_empty() {
-            self.error("empty", format!("give exactly one of {}", list()));
+        // An unknown key was reported when the keys were looked at, and may be one of these misspelt.
+        let all_known = self.entries.iter().all(|entry| self.known.contains(&entry.key.as_str()));
+        if first.is_none() && all_known {
+            let what = if self.entries.is_empty() { "empty" } else { "incomplete" };
+            self.error(what, format!("give exactly one of {}", list()));
         }
         let mut alone = true;
         for (_, value) in present {

@@ -28,6 +28,7 @@ pub(super) fn reply(denial: &Denial, request_id: &str, html_only: bool) -> Reply
         | Reason::WrongType
         | Reason::Expired
         | Reason::NotYetValid
+        | Reason::LifetimeTooLong
         | Reason::WrongAudience
         | Reason::MissingClaim
         | Reason::Revoked => reply.challenge(&Challenge::InvalidToken(detail)),
@@ -73,6 +74,7 @@ fn status_and_detail(reason: Reason) -> (u16, &'static str) {
         Reason::WrongType => (401, "This is not an access token"),
         Reason::Expired => (401, "The access token expired"),
         Reason::NotYetValid => (401, "The access token is not valid yet"),
+        Reason::LifetimeTooLong => (401, "The access token is good for longer than is accepted"),
         Reason::WrongAudience => (401, "The access token is meant for another audience"),
         Reason::MissingClaim => (401, "The access token lacks a required claim"),
         Reason::Revoked => (401, "The access token was revoked"),

@@ -1,12 +1,15 @@
 //! One issuer's keys over time: a snapshot readable without a lock, refreshed ahead of its age by one
 //! fetch at a time, kept through an outage, and fetched out of turn for an unknown key, but rarely.
 
-use super::fetch::{FetchError, fetch};
+use super::copy::{CopyError, CopyFile};
+use super::fetch::{Document, FetchError, Fetched, fetch};
 use super::{KeySet, KeySetSettings, RefreshSettings, Source};
 use crate::clock::{Clock, Timestamp, random_bytes};
 use crate::outbound::Client;
 use arc_swap::ArcSwapOption;
 use std::fmt;
+use std::io;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -15,19 +18,35 @@ use tokio::sync::watch;
 /// The background task waits at least this long between two fetches, whatever the settings say.
 const SHORTEST_WAIT: Duration = Duration::from_millis(100);
 
-/// A fetch has ended.
+/// Something has become of one issuer's keys.
 #[derive(Debug, Clone, Copy)]
-pub struct FetchEvent<'a> {
+pub struct KeyEvent<'a> {
     /// The configuration's name of the issuer.
     pub issuer: &'a str,
-    /// The set it brought, or why it brought none.
-    pub result: Result<&'a KeySet, &'a FetchError>,
-    /// Whether the keys differ from those before.
-    pub changed: bool,
+    /// What it is.
+    pub kind: KeyEventKind<'a>,
 }
 
-/// Who is told when a fetch has ended.
-pub type FetchObserver = Arc<dyn Fn(FetchEvent<'_>) + Send + Sync>;
+/// What has become of an issuer's keys.
+#[derive(Debug, Clone, Copy)]
+pub enum KeyEventKind<'a> {
+    /// A fetch has ended.
+    Fetched {
+        /// The set it brought, or why it brought none.
+        result: Result<&'a KeySet, &'a FetchError>,
+        /// Whether the keys, the success or the failure are others than before.
+        news: bool,
+    },
+    /// There are no keys yet but those of the copy on disk, which are this old.
+    CopyUsed(&'a Path, Duration),
+    /// There is a copy on disk that may not be believed.
+    CopyIgnored(&'a Path, &'a CopyError),
+    /// The copy cannot be written; told once until it can be.
+    CopyNotWritten(&'a Path, &'a io::Error),
+}
+
+/// Who is told.
+pub type KeyObserver = Arc<dyn Fn(KeyEvent<'_>) + Send + Sync>;
 
 /// What fetching needs from its surroundings.
 #[derive(Clone)]
@@ -39,7 +58,7 @@ pub struct Fetching {
     /// Where fetches run, so that a request that goes away takes no fetch with it.
     pub runtime: Handle,
     /// Who is told of each fetch.
-    pub observer: FetchObserver,
+    pub observer: KeyObserver,
 }
 
 impl fmt::Debug for Fetching {
@@ -57,6 +76,8 @@ pub struct Snapshot {
     pub generation: u64,
     /// When the issuer last gave us these keys.
     pub confirmed: Timestamp,
+    /// Whether they were read from the copy on disk: the issuer is asked at once then, however young they are.
+    copied: bool,
 }
 
 /// How an attempt to get newer keys ended.
@@ -80,6 +101,7 @@ pub struct IssuerKeys {
     issuer: String,
     source: Source,
     refresh: RefreshSettings,
+    copy: Option<CopyFile>,
     fetching: Fetching,
     snapshot: ArcSwapOption<Snapshot>,
     flight: Mutex<Flight>,
@@ -91,11 +113,27 @@ struct Flight {
     /// When the last fetch ended that was forced or failed.
     cooling_since: Option<Timestamp>,
     failed: bool,
+    /// Whether a fetch has ended, well or badly.
+    attempted: bool,
+    /// The failure that was last told.
+    told: Option<String>,
+}
+
+/// What a fetch is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// A request has no keys to go by.
+    Keys,
+    /// A request names a key that is not among those in use.
+    UnknownKey,
+    /// The background keeps the keys fresh, and minds the time between fetches itself.
+    Freshness,
 }
 
 impl IssuerKeys {
     /// The keys of the issuer called `name` with the exact `iss`. Nothing is fetched yet. If `previous` had
-    /// its keys from the same place, they serve on, so that a reload during an outage loses nothing.
+    /// its keys from the same place, they serve on, so that a reload during an outage loses nothing; else
+    /// those of the copy on disk do.
     pub fn new(
         name: Arc<str>,
         issuer: String,
@@ -103,12 +141,35 @@ impl IssuerKeys {
         fetching: Fetching,
         previous: Option<&Self>,
     ) -> Arc<Self> {
-        let KeySetSettings { source, refresh } = settings;
+        let KeySetSettings { source, refresh, copy_file } = settings;
         let inherited = previous
             .filter(|previous| previous.issuer == issuer && previous.source.is_same_as(&source))
             .and_then(Self::latest);
         let snapshot = ArcSwapOption::new(inherited);
-        Arc::new(Self { name, issuer, source, refresh, fetching, snapshot, flight: Mutex::default() })
+        let copy = copy_file.map(CopyFile::new);
+        let flight = Mutex::default();
+        let this = Self { name, issuer, source, refresh, copy, fetching, snapshot, flight };
+        if let (Some(copy), None) = (&this.copy, this.latest()) {
+            this.start_from(copy);
+        }
+        Arc::new(this)
+    }
+
+    fn start_from(&self, copy: &CopyFile) {
+        let now = self.fetching.clock.now();
+        match copy.read(&self.source, &self.issuer, now, self.refresh.longest_use()) {
+            Ok(None) => {}
+            Ok(Some((keys, confirmed))) => {
+                let snapshot = Snapshot { keys: Arc::new(keys), generation: 1, confirmed, copied: true };
+                self.snapshot.store(Some(Arc::new(snapshot)));
+                self.tell(KeyEventKind::CopyUsed(copy.path(), now.since(confirmed)));
+            }
+            Err(error) => self.tell(KeyEventKind::CopyIgnored(copy.path(), &error)),
+        }
+    }
+
+    fn tell(&self, kind: KeyEventKind<'_>) {
+        (self.fetching.observer)(KeyEvent { issuer: &self.name, kind });
     }
 
     /// The configuration's name of the issuer.
@@ -123,7 +184,7 @@ impl IssuerKeys {
 
     /// Whether a snapshot may still be used.
     pub fn is_usable(&self, snapshot: &Snapshot, now: Timestamp) -> bool {
-        now.since(snapshot.confirmed) <= self.longest_use()
+        now.since(snapshot.confirmed) <= self.refresh.longest_use()
     }
 
     /// The generation of the set in use; `None` if there is none or it is too old.
@@ -137,6 +198,11 @@ impl IssuerKeys {
         self.generation(now).is_some()
     }
 
+    /// Whether the first fetch has ended, well or badly.
+    pub fn attempted(&self) -> bool {
+        self.flight().attempted
+    }
+
     /// How long ago the issuer last gave us its keys; `None` if never.
     pub fn age(&self, now: Timestamp) -> Option<Duration> {
         self.snapshot.load().as_ref().map(|snapshot| now.since(snapshot.confirmed))
@@ -146,8 +212,9 @@ impl IssuerKeys {
     /// configured timeout. All who wait share its result, and its failure. Starts none within the cooldown.
     pub async fn refresh(self: &Arc<Self>, seen: Option<&Arc<Snapshot>>) -> Refreshed {
         let now = self.fetching.clock.now();
-        let forced = seen.is_some_and(|seen| self.is_usable(seen, now));
-        self.awaited(self.join_or_start(seen, forced)).await
+        let has_keys = seen.is_some_and(|seen| self.is_usable(seen, now));
+        let purpose = if has_keys { Purpose::UnknownKey } else { Purpose::Keys };
+        self.awaited(self.join_or_start(seen, purpose)).await
     }
 
     /// Keeps the keys fresh for as long as somebody else holds them.
@@ -158,7 +225,7 @@ impl IssuerKeys {
         while let Some(this) = keys.upgrade() {
             let mut wait = this.due_in(this.fetching.clock.now(), permille);
             if wait.is_zero() {
-                let fetch = this.join_or_start(this.latest().as_ref(), false);
+                let fetch = this.join_or_start(this.latest().as_ref(), Purpose::Freshness);
                 this.awaited(fetch).await;
                 permille = jitter();
                 wait = SHORTEST_WAIT;
@@ -170,11 +237,14 @@ impl IssuerKeys {
 
     /// The time until the next fetch of the background task, stretched by `permille` thousandths.
     fn due_in(&self, now: Timestamp, permille: u32) -> Duration {
+        let has_keys = self.has_keys(now);
         let flight = self.flight();
         let (from, wait) = match (flight.cooling_since, self.snapshot.load().as_ref()) {
-            (Some(since), _) if flight.failed => (since, scaled(self.refresh.cooldown, permille.max(1000))),
-            (_, Some(snapshot)) => {
-                let age = self.refresh.every.min(self.longest_use());
+            (Some(since), _) if flight.failed => {
+                (since, scaled(self.refresh.retry(has_keys), permille.max(1000)))
+            }
+            (_, Some(snapshot)) if flight.attempted || !snapshot.copied => {
+                let age = self.refresh.every.min(self.refresh.longest_use());
                 (snapshot.confirmed, scaled(scaled(age, 800), permille))
             }
             _ => return Duration::ZERO,
@@ -184,39 +254,55 @@ impl IssuerKeys {
         from.plus(wait).since(now).min(wait)
     }
 
-    fn longest_use(&self) -> Duration {
-        let RefreshSettings { every, stale_for, .. } = self.refresh;
-        if stale_for.is_zero() { every } else { stale_for }
-    }
-
-    /// The fetch to wait for, or how it stands if there is none to wait for. After a failure every fetch has
-    /// to wait for the cooldown, after a forced one only a forced one.
+    /// The fetch to wait for, or how it stands if there is none to wait for. After a failure no request waits
+    /// before the cooldown is over, not even for the background's attempt: of a hanging issuer one is enough.
+    /// After a fetch for an unknown key only the next such one has to wait for it.
     fn join_or_start(
         self: &Arc<Self>,
         seen: Option<&Arc<Snapshot>>,
-        forced: bool,
+        purpose: Purpose,
     ) -> Result<Running, Refreshed> {
         let mut flight = self.flight();
         if self.latest().as_ref().map(Arc::as_ptr) != seen.map(Arc::as_ptr) {
             return Err(Refreshed::Newer);
         }
+        let now = self.fetching.clock.now();
+        let cools = |since: Timestamp| since <= now && now.since(since) < self.refresh.cooldown;
+        let cools = flight.cooling_since.is_some_and(cools);
+        if cools && flight.failed && purpose != Purpose::Freshness {
+            return Err(Refreshed::Failed);
+        }
         // A closed channel without a result is a fetch whose runtime was stopped: it counts as none.
         if let Some(running) = flight.running.as_ref().filter(|running| running.has_changed().is_ok()) {
             return Ok(running.clone());
         }
-        let now = self.fetching.clock.now();
-        let cools = |since: Timestamp| since <= now && now.since(since) < self.refresh.cooldown;
-        if (flight.failed || forced) && flight.cooling_since.is_some_and(cools) {
-            return Err(if flight.failed { Refreshed::Failed } else { Refreshed::TooEarly });
+        if cools && purpose == Purpose::UnknownKey {
+            return Err(Refreshed::TooEarly);
         }
         let (ended, running) = watch::channel(None);
         flight.running = Some(running.clone());
         let this = Arc::clone(self);
         self.fetching.runtime.spawn(async move {
             let result = fetch(&this.source, &this.issuer, &this.fetching.client, this.refresh.timeout).await;
-            ended.send_replace(Some(this.conclude(result, forced)));
+            let (result, document) = match result {
+                Ok(Fetched { keys, document }) => (Ok(keys), document),
+                Err(error) => (Err(error), None),
+            };
+            let (refreshed, now) = this.conclude(result, purpose);
+            ended.send_replace(Some(refreshed));
+            if let Some(document) = document {
+                // Nobody waits for the disk.
+                let _ = tokio::task::spawn_blocking(move || this.keep_copy(&document, now)).await;
+            }
         });
         Ok(running)
+    }
+
+    fn keep_copy(&self, document: &Document, fetched: Timestamp) {
+        let Some(copy) = &self.copy else { return };
+        if let Err(error) = copy.write(&self.source, &self.issuer, document, fetched) {
+            self.tell(KeyEventKind::CopyNotWritten(copy.path(), &error));
+        }
     }
 
     async fn awaited(&self, fetch: Result<Running, Refreshed>) -> Refreshed {
@@ -228,8 +314,8 @@ impl IssuerKeys {
         ended.ok().and_then(|ended| ended.ok().and_then(|ended| *ended)).unwrap_or(Refreshed::Failed)
     }
 
-    /// Takes in the result of a fetch.
-    fn conclude(&self, result: Result<KeySet, FetchError>, forced: bool) -> Refreshed {
+    /// Takes in the result of a fetch, and says when that was.
+    fn conclude(&self, result: Result<KeySet, FetchError>, purpose: Purpose) -> (Refreshed, Timestamp) {
         let now = self.fetching.clock.now();
         let result = result.map(Arc::new);
         let latest = self.latest();
@@ -240,20 +326,23 @@ impl IssuerKeys {
         };
         if let Ok(keys) = &result {
             let generation = latest.map_or(0, |latest| latest.generation) + u64::from(changed);
-            let snapshot = Snapshot { keys: Arc::clone(keys), generation, confirmed: now };
+            let snapshot = Snapshot { keys: Arc::clone(keys), generation, confirmed: now, copied: false };
             self.snapshot.store(Some(Arc::new(snapshot)));
         }
-        {
+        let news = {
             let mut flight = self.flight();
             flight.running = None;
+            flight.attempted = true;
             flight.failed = result.is_err();
-            if forced || flight.failed {
+            if purpose == Purpose::UnknownKey || flight.failed {
                 flight.cooling_since = Some(now);
             }
-        }
-        let event = FetchEvent { issuer: &self.name, result: result.as_deref(), changed };
-        (self.fetching.observer)(event);
-        if result.is_ok() { Refreshed::Newer } else { Refreshed::Failed }
+            let failure = result.as_ref().err().map(ToString::to_string);
+            let told = std::mem::replace(&mut flight.told, failure);
+            changed || told != flight.told
+        };
+        self.tell(KeyEventKind::Fetched { result: result.as_deref(), news });
+        (if result.is_ok() { Refreshed::Newer } else { Refreshed::Failed }, now)
     }
 
     fn flight(&self) -> MutexGuard<'_, Flight> {
@@ -273,11 +362,13 @@ fn scaled(duration: Duration, permille: u32) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use super::super::copy::tests::TestFolder;
     use super::super::fixtures::{OTHER_RSA, RSA, jwks};
     use super::*;
     use crate::clock::ManualClock;
     use crate::outbound::tests::{TestServer, client, http_answer};
     use std::io::Write as _;
+    use std::path::PathBuf;
     use std::sync::Condvar;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -288,6 +379,7 @@ mod tests {
         gate: Arc<(Mutex<bool>, Condvar)>,
         clock: Arc<ManualClock>,
         events: Arc<AtomicUsize>,
+        copy_file: Option<PathBuf>,
     }
 
     impl TestIssuer {
@@ -302,7 +394,7 @@ mod tests {
                 let _ = stream.write_all(http_answer(status, &body).as_bytes());
             });
             let clock = Arc::new(ManualClock::at(Timestamp::from_secs(1_000_000)));
-            Self { server, answer, gate, clock, events: Arc::default() }
+            Self { server, answer, gate, clock, events: Arc::default(), copy_file: None }
         }
 
         fn answers(&self, status: u16, body: &str) {
@@ -327,11 +419,16 @@ mod tests {
                 clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
                 client: client(),
                 runtime: Handle::current(),
-                observer: Arc::new(move |_| {
-                    events.fetch_add(1, Ordering::SeqCst);
+                observer: Arc::new(move |event: KeyEvent<'_>| {
+                    let fetched = matches!(event.kind, KeyEventKind::Fetched { .. });
+                    events.fetch_add(usize::from(fetched), Ordering::SeqCst);
                 }),
             };
-            let settings = KeySetSettings { source: Source::Url(self.server.url("/keys")), refresh };
+            let settings = KeySetSettings {
+                source: Source::Url(self.server.url("/keys")),
+                refresh,
+                copy_file: self.copy_file.clone(),
+            };
             IssuerKeys::new("corp".into(), "https://corp.example".into(), settings, fetching, previous)
         }
 
@@ -583,13 +680,93 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn without_keys_the_background_asks_again_soon_and_requests_do_not_wait_for_it() {
+        let mut issuer = TestIssuer::new();
+        issuer.answers(500, "");
+        let folder = TestFolder::new();
+        issuer.copy_file = Some(folder.0.join("corp.json"));
+        let keys = issuer.default_keys();
+        refresh(&keys).await;
+        assert_eq!(keys.due_in(issuer.now(), 1100).as_millis(), 1100);
+        assert!(keys.attempted());
+        issuer.open(false);
+        let probe = keys.join_or_start(None, Purpose::Freshness).unwrap();
+        assert_eq!(refresh(&keys).await, Refreshed::Failed, "within the cooldown the answer is immediate");
+        issuer.answers(200, &jwks(&[RSA.named("a")]));
+        issuer.open(true);
+        assert_eq!(keys.awaited(Ok(probe)).await, Refreshed::Newer);
+        issuer.answers(500, "");
+        keys.awaited(keys.join_or_start(keys.latest().as_ref(), Purpose::Freshness)).await;
+        assert_eq!(keys.due_in(issuer.now(), 1000).as_secs(), 10, "with keys in hand there is time");
+        issuer.clock.advance(Duration::from_secs(24 * 3600 + 1));
+        refresh(&keys).await;
+        assert_eq!(keys.due_in(issuer.now(), 1000).as_secs(), 1, "keys too stale to use are none");
+    }
+
+    #[tokio::test]
+    async fn a_cold_start_during_an_outage_serves_from_the_copy_and_asks_at_once() {
+        let mut issuer = TestIssuer::new();
+        let folder = TestFolder::new();
+        issuer.copy_file = Some(folder.0.join("corp.json"));
+        refresh(&issuer.default_keys()).await;
+        let copied = async {
+            while !folder.0.join("corp.json").exists() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), copied).await.unwrap();
+        issuer.answers(500, "");
+        issuer.clock.advance(Duration::from_secs(100));
+        let keys = issuer.default_keys();
+        assert!(keys.has_keys(issuer.now()) && !keys.attempted());
+        assert_eq!(keys.age(issuer.now()), Some(Duration::from_secs(100)));
+        assert_eq!(keys.due_in(issuer.now(), 1000), Duration::ZERO);
+        assert_eq!(refresh(&keys).await, Refreshed::Failed);
+        assert_eq!(keys.generation(issuer.now()), Some(1));
+        issuer.clock.advance(Duration::from_secs(24 * 3600 - 100));
+        assert!(keys.has_keys(issuer.now()));
+        issuer.clock.advance(Duration::from_millis(1));
+        assert!(!keys.has_keys(issuer.now()));
+        assert!(!issuer.default_keys().has_keys(issuer.now()), "a copy ages like the set it is of");
+        issuer.copy_file = None;
+        assert!(!issuer.default_keys().has_keys(issuer.now()));
+    }
+
+    #[tokio::test]
+    async fn the_same_failure_is_news_once() {
+        let issuer = TestIssuer::new();
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let (heard, fetching) = (Arc::clone(&told), issuer.default_keys().fetching.clone());
+        let observer = move |event: KeyEvent<'_>| {
+            if let KeyEventKind::Fetched { result, news } = event.kind {
+                heard.lock().unwrap().push((result.is_ok(), news));
+            }
+        };
+        let fetching = Fetching { observer: Arc::new(observer), ..fetching };
+        let keys = issuer.default_keys();
+        let settings =
+            KeySetSettings { source: keys.source.clone(), refresh: keys.refresh.clone(), copy_file: None };
+        let keys = IssuerKeys::new("corp".into(), "https://corp.example".into(), settings, fetching, None);
+        for status in [200, 200, 500, 500, 404, 200, 500] {
+            issuer.answers(status, &jwks(&[RSA.named("a")]));
+            issuer.clock.advance(Duration::from_secs(10));
+            refresh(&keys).await;
+        }
+        let ok = |news| (true, news);
+        let failed = |news| (false, news);
+        let expected =
+            [ok(true), ok(false), failed(true), failed(false), failed(true), ok(true), failed(true)];
+        assert_eq!(*told.lock().unwrap(), expected);
+    }
+
+    #[tokio::test]
     async fn an_unknown_key_does_not_hold_up_the_regular_refresh() {
         let issuer = TestIssuer::new();
         let keys = issuer.default_keys();
         refresh(&keys).await;
         refresh(&keys).await;
-        assert!(keys.join_or_start(keys.latest().as_ref(), true).is_err());
-        assert!(keys.join_or_start(keys.latest().as_ref(), false).is_ok());
+        assert!(keys.join_or_start(keys.latest().as_ref(), Purpose::UnknownKey).is_err());
+        assert!(keys.join_or_start(keys.latest().as_ref(), Purpose::Freshness).is_ok());
     }
 
     #[tokio::test]

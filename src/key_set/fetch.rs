@@ -1,9 +1,10 @@
 //! Getting a key set from where it is, once.
 
+use super::origin::{KeyHost, may_hold_keys};
 use super::{KeySet, KeySetError, MAX_BYTES, Source};
 use crate::json;
 use crate::outbound::{Client, Limits, OutboundError};
-use http::Uri;
+use bytes::Bytes;
 use serde_json::Value;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -32,9 +33,10 @@ pub enum FetchError {
     /// The discovery document is another issuer's (OpenID Connect Discovery 1.0 section 4.3).
     #[error("the discovery document is that of the issuer {0:?}")]
     OtherIssuer(String),
-    /// The discovery document sends us to a host that is not the issuer's.
+    /// The discovery document sends us to a host that is neither the issuer's nor listed.
     #[error(
-        "the discovery document names keys at another origin, {0:?}; if that is right, configure it as `url`"
+        "the discovery document names keys outside the issuer's own origin, at {0:?}, which is refused; if that \
+         is where this issuer keeps them, list the host in `key_set.jwks_hosts`"
     )]
     OtherOrigin(String),
     /// The whole fetch took too long.
@@ -56,30 +58,56 @@ impl FetchError {
     }
 }
 
+/// What a fetch brought.
+pub(super) struct Fetched {
+    pub(super) keys: KeySet,
+    /// What the keys were read from, if it came from afar.
+    pub(super) document: Option<Document>,
+}
+
+/// A JWKS as received.
+#[derive(Debug)]
+pub(super) struct Document {
+    /// Where it was: the configured address, or the `jwks_uri` that was discovered.
+    pub(super) url: String,
+    pub(super) jwks: Bytes,
+}
+
 /// Fetches the set of `issuer` once, within `timeout` as a whole.
 pub(super) async fn fetch(
     source: &Source,
     issuer: &str,
     client: &Client,
     timeout: Duration,
-) -> Result<KeySet, FetchError> {
+) -> Result<Fetched, FetchError> {
     let limits = Limits { timeout, max_bytes: MAX_BYTES };
     let work = async {
-        match source {
-            Source::Url(url) => Ok(KeySet::from_jwks(&client.get(url, limits).await?.ok()?)?),
-            Source::Discovery => {
-                let url = discover(issuer, client, limits).await?;
-                Ok(KeySet::from_jwks(&client.get(&url, limits).await?.ok()?)?)
+        let keys = match source {
+            Source::Url(url) => return download(url.clone(), client, limits).await,
+            Source::Discovery(listed) => {
+                let url = discover(issuer, listed, client, limits).await?;
+                return download(url, client, limits).await;
             }
-            Source::File(path) => Ok(KeySet::from_text(&read(path).await?)?),
-            Source::Secret(secret) => Ok(KeySet::from_secret(secret.expose())),
-        }
+            Source::File(path) => KeySet::from_text(&read(path).await?)?,
+            Source::Secret(secret) => KeySet::from_secret(secret.expose()),
+        };
+        Ok(Fetched { keys, document: None })
     };
     tokio::time::timeout(timeout, work).await.unwrap_or(Err(FetchError::Timeout(timeout)))
 }
 
+async fn download(url: String, client: &Client, limits: Limits) -> Result<Fetched, FetchError> {
+    let jwks = client.get(&url, limits).await?.ok()?;
+    Ok(Fetched { keys: KeySet::from_jwks(&jwks)?, document: Some(Document { url, jwks }) })
+}
+
 /// Asks the issuer where its keys are.
-async fn discover(issuer: &str, client: &Client, limits: Limits) -> Result<String, FetchError> {
+async fn discover(
+    issuer: &str,
+    listed: &[KeyHost],
+    client: &Client,
+    limits: Limits,
+) -> Result<String, FetchError> {
     let base = issuer.strip_suffix('/').unwrap_or(issuer);
     let answer = client.get(&format!("{base}/.well-known/openid-configuration"), limits).await?.ok()?;
     let document = json::object(&answer).map_err(|_| FetchError::Discovery)?;
@@ -88,24 +116,10 @@ async fn discover(issuer: &str, client: &Client, limits: Limits) -> Result<Strin
     if found != issuer {
         return Err(FetchError::OtherIssuer(found.to_owned()));
     }
-    if origin(keys).is_none() || origin(keys) != origin(issuer) {
+    if !may_hold_keys(keys, issuer, listed) {
         return Err(FetchError::OtherOrigin(keys.to_owned()));
     }
     Ok(keys.to_owned())
-}
-
-/// Scheme, host and port (RFC 6454 section 4). An address with a user in it has none.
-fn origin(url: &str) -> Option<(String, String, u16)> {
-    let uri: Uri = url.parse().ok()?;
-    let scheme = uri.scheme_str()?;
-    let default_port = match scheme {
-        "http" => 80,
-        "https" => 443,
-        _ => return None,
-    };
-    let authority = uri.authority().filter(|authority| !authority.as_str().contains('@'))?;
-    let port = authority.port_u16().unwrap_or(default_port);
-    Some((scheme.to_owned(), authority.host().to_ascii_lowercase(), port))
 }
 
 async fn read(path: &Path) -> Result<Vec<u8>, FetchError> {
@@ -131,7 +145,7 @@ mod tests {
 
     async fn fetched(source: Source, issuer: &str) -> Result<usize, &'static str> {
         let result = fetch(&source, issuer, &client(), TIMEOUT).await;
-        result.map(|keys| keys.size()).map_err(|error| error.kind())
+        result.map(|fetched| fetched.keys.size()).map_err(|error| error.kind())
     }
 
     /// An issuer whose discovery document is made from its own address.
@@ -155,10 +169,10 @@ mod tests {
     async fn discovery_leads_to_the_keys_of_an_issuer_with_a_path() {
         let server =
             issuer(|base| json!({"issuer": format!("{base}/realm"), "jwks_uri": format!("{base}/keys")}));
-        assert_eq!(fetched(Source::Discovery, &server.url("/realm")).await, Ok(1));
+        assert_eq!(fetched(Source::Discovery(Vec::new()), &server.url("/realm")).await, Ok(1));
         let server =
             issuer(|base| json!({"issuer": format!("{base}/realm/"), "jwks_uri": format!("{base}/keys")}));
-        assert_eq!(fetched(Source::Discovery, &server.url("/realm/")).await, Ok(1));
+        assert_eq!(fetched(Source::Discovery(Vec::new()), &server.url("/realm/")).await, Ok(1));
     }
 
     #[tokio::test]
@@ -174,19 +188,22 @@ mod tests {
         ];
         for document in documents {
             let server = issuer(document);
-            assert_eq!(fetched(Source::Discovery, &server.url("/realm")).await, Err("discovery"));
+            assert_eq!(fetched(Source::Discovery(Vec::new()), &server.url("/realm")).await, Err("discovery"));
             assert_eq!(server.count(), 1, "the keys are not asked for");
         }
     }
 
-    #[test]
-    fn an_origin_is_scheme_host_and_port() {
-        let same = |a, b| origin(a).is_some() && origin(a) == origin(b);
-        assert!(same("https://A.example/x", "https://a.example:443/y?z"));
-        assert!(!same("https://a.example", "https://a.example:8443"));
-        assert!(!same("https://a.example", "https://a.example.evil"));
-        assert!(!same("https://a.example", "https://a.example@evil.example"));
-        assert_eq!(origin("/keys"), None);
+    #[tokio::test]
+    async fn keys_at_a_listed_host_are_taken_and_the_refusal_of_others_names_the_key_to_set() {
+        let keys = TestServer::answering(200, &jwks(&[RSA.named("a")]));
+        let url = keys.url("/keys");
+        let server = issuer(move |base| json!({"issuer": format!("{base}/realm"), "jwks_uri": url}));
+        let listed = vec![KeyHost::new("127.0.0.1", Some(keys.address.port()))];
+        assert_eq!(fetched(Source::Discovery(listed), &server.url("/realm")).await, Ok(1));
+        let unlisted = Source::Discovery(vec![KeyHost::new("127.0.0.1", Some(1))]);
+        let refused = fetch(&unlisted, &server.url("/realm"), &client(), TIMEOUT).await;
+        assert!(refused.err().unwrap().to_string().contains("`key_set.jwks_hosts`"));
+        assert_eq!(keys.count(), 1);
     }
 
     #[tokio::test]

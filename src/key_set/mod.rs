@@ -2,17 +2,21 @@
 
 mod algorithm;
 pub mod cache;
+mod copy;
 mod fetch;
 #[cfg(test)]
 pub(crate) mod fixtures;
 mod jwk;
 mod key;
+mod origin;
 mod pem;
 mod source;
 
 pub use algorithm::Algorithm;
+pub use copy::CopyError;
 pub use fetch::FetchError;
 pub use key::Flaw;
+pub use origin::KeyHost;
 pub use source::{KeySetSettings, RefreshSettings, Source};
 
 use crate::json::{self, JsonError};

@@ -35,6 +35,8 @@ pub struct IssuerSettings {
     pub keys: KeySetSettings,
     /// The clock difference forgiven in `exp`, `nbf` and `iat`.
     pub leeway: Duration,
+    /// The longest time from `iat` (from now, without one) to `exp`; `None`: however long.
+    pub max_lifetime: Option<Duration>,
     /// The `typ` values it may use.
     pub token_type: TokenType,
     /// Where it keeps scopes: strings split at spaces, or arrays of strings.
@@ -86,6 +88,7 @@ pub(super) struct Issuer {
     /// How long after `exp` a token is taken, and how long before `nbf` and `iat`.
     late: Duration,
     early: Duration,
+    max_lifetime: Option<Duration>,
     token_type: TokenType,
     scopes: Vec<ClaimPath>,
     roles: Vec<ClaimPath>,
@@ -132,6 +135,7 @@ impl Issuer {
             algorithms,
             keys,
             leeway,
+            max_lifetime,
             token_type,
             scopes,
             roles,
@@ -157,9 +161,20 @@ impl Issuer {
                 before.map(|before| &***before),
             ))
         };
-        let (late, early, is_own) = (leeway, leeway, false);
-        let audiences = audiences.into();
-        Ok(Self { name, iss, audiences, algorithms, keys, late, early, token_type, scopes, roles, is_own })
+        Ok(Self {
+            name,
+            iss,
+            audiences: audiences.into(),
+            algorithms,
+            keys,
+            late: leeway,
+            early: leeway,
+            max_lifetime,
+            token_type,
+            scopes,
+            roles,
+            is_own: false,
+        })
     }
 
     pub(super) fn own(own: OwnIssuer) -> Self {
@@ -172,6 +187,7 @@ impl Issuer {
             keys: Keys::Fixed(own.keys),
             late: Duration::ZERO,
             early: OWN_EARLY,
+            max_lifetime: None,
             token_type: TokenType::AtJwt,
             scopes: paths("scope"),
             roles: paths("roles"),
@@ -203,6 +219,9 @@ impl Issuer {
         }
         let registered = registered::read(&jws.claims)?;
         registered.check_times(now, self.late, self.early)?;
+        if self.max_lifetime.is_some_and(|longest| registered.lifetime(now) > longest) {
+            return Err(Reason::LifetimeTooLong);
+        }
         Ok(registered)
     }
 
@@ -306,7 +325,8 @@ fn check_algorithms(name: &str, algorithms: &[Algorithm], source: &Source) -> Re
             (Some(shortest), Source::Secret(secret)) if secret.expose().len() < shortest => {
                 return Err(IssuerError::ShortSecret(name.to_owned(), *algorithm, shortest));
             }
-            (Some(_), Source::Secret(_)) | (None, Source::Url(_) | Source::Discovery | Source::File(_)) => {}
+            (Some(_), Source::Secret(_))
+            | (None, Source::Url(_) | Source::Discovery(_) | Source::File(_)) => {}
             _ => return Err(IssuerError::AlgorithmAndKeys(name.to_owned(), *algorithm)),
         }
     }

@@ -17,7 +17,7 @@ pub(super) struct Registered {
     pub(super) audiences: Vec<String>,
     pub(super) expires: Timestamp,
     not_before: Timestamp,
-    issued: Timestamp,
+    issued: Option<Timestamp>,
 }
 
 /// The `iss`, which decides what everything else is judged by.
@@ -28,15 +28,14 @@ pub(super) fn issuer(claims: &Claims) -> Result<&str, Reason> {
 
 /// Reads the others; `exp` and `aud` must be there.
 pub(super) fn read(claims: &Claims) -> Result<Registered, Reason> {
-    let epoch = Timestamp::default();
     Ok(Registered {
         subject: match claims.get("sub") {
             None => String::new(),
             Some(subject) => subject.as_str().ok_or(Reason::MalformedToken)?.to_owned(),
         },
         expires: date(claims, "exp")?.ok_or(Reason::MissingClaim)?,
-        not_before: date(claims, "nbf")?.unwrap_or(epoch),
-        issued: date(claims, "iat")?.unwrap_or(epoch),
+        not_before: date(claims, "nbf")?.unwrap_or_default(),
+        issued: date(claims, "iat")?,
         audiences: match claims.get("aud").ok_or(Reason::MissingClaim)? {
             Value::String(audience) => vec![audience.clone()],
             Value::Array(audiences) => strings(audiences)?,
@@ -53,7 +52,16 @@ impl Registered {
             return Err(Reason::Expired);
         }
         let now = now.plus(early);
-        if self.not_before > now || self.issued > now { Err(Reason::NotYetValid) } else { Ok(()) }
+        if self.not_before > now || self.issued.is_some_and(|issued| issued > now) {
+            Err(Reason::NotYetValid)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// How long the token is good, counted from its `iat`, or from now if it has none.
+    pub(super) fn lifetime(&self, now: Timestamp) -> Duration {
+        self.expires.since(self.issued.unwrap_or(now))
     }
 }
 
@@ -178,6 +186,18 @@ mod tests {
             assert_eq!(times(name, json!(1000), 989), Err(Reason::NotYetValid));
             assert_eq!(times(name, json!(1000.25), 990), Err(Reason::NotYetValid));
         }
+    }
+
+    #[test]
+    fn a_lifetime_counts_from_iat_or_from_now() {
+        let lifetime = |claims: Value| {
+            let claims = read(claims.as_object().unwrap()).unwrap();
+            claims.lifetime(Timestamp::from_secs(1500)).as_secs()
+        };
+        assert_eq!(lifetime(json!({"aud": "a", "exp": 2000, "iat": 1000})), 1000);
+        assert_eq!(lifetime(json!({"aud": "a", "exp": 2000})), 500);
+        assert_eq!(lifetime(json!({"aud": "a", "exp": 2000, "iat": 3000})), 0);
+        assert!(lifetime(json!({"aud": "a", "exp": u64::MAX, "iat": 0})) > 1 << 50);
     }
 
     #[test]

@@ -202,8 +202,9 @@ mod tests {
             issuer: format!("https://{name}.example"),
             audiences: vec!["api".into()],
             algorithms: Algorithm::DEFAULT.to_vec(),
-            keys: KeySetSettings { source, refresh },
+            keys: KeySetSettings { source, refresh, copy_file: None },
             leeway: Duration::from_secs(30),
+            max_lifetime: None,
             token_type: TokenType::Any,
             scopes: paths(&["scope", "scp"]),
             roles: paths(&["roles", "realm_access.roles"]),
@@ -251,8 +252,11 @@ mod tests {
             )
             .unwrap();
             let url = |path| Source::Url(server.url(path));
-            let strict =
-                IssuerSettings { token_type: TokenType::AtJwt, ..settings("strict", url("/strict")) };
+            let strict = IssuerSettings {
+                token_type: TokenType::AtJwt,
+                max_lifetime: Some(Duration::from_secs(300)),
+                ..settings("strict", url("/strict"))
+            };
             let issuers = vec![settings("corp", url("/corp")), strict, hmac_settings()];
             let own = Some(signer.own_issuer());
             let verifier = Verifier::new(issuers, own, &fetching, Arc::clone(&cache), None).unwrap();
@@ -499,6 +503,22 @@ mod tests {
         let own = with(claims(), "iss", json!("https://gateway.example"));
         let header = json!({"alg": "ES256", "kid": rig.signer.kid(), "typ": "JWT"});
         assert_eq!(rig.refusal(&rig.p256.token(&header, &own)).await, Some(Reason::WrongType));
+    }
+
+    #[tokio::test]
+    async fn a_token_that_was_made_for_too_long_is_refused_where_that_is_asked_for() {
+        let rig = Rig::new();
+        let now = NOW.as_secs();
+        let at = with(header(), "typ", json!("at+jwt"));
+        let claims = with(claims(), "iss", json!("https://strict.example"));
+        let of_strict = async |claims: &Value| rig.refusal(&OTHER_RSA.token(&at, claims)).await;
+        let until = |exp| with(claims.clone(), "exp", json!(exp));
+        let too_long = Some(Reason::LifetimeTooLong);
+        assert_eq!(of_strict(&until(now + 300)).await, None);
+        assert_eq!(of_strict(&until(now + 301)).await, too_long);
+        assert_eq!(of_strict(&with(until(now + 10), "iat", json!(now - 291))).await, too_long);
+        assert_eq!(of_strict(&without(until(now + 300), "iat")).await, None);
+        assert_eq!(of_strict(&without(until(now + 301), "iat")).await, too_long);
     }
 
     #[tokio::test]

@@ -12,6 +12,8 @@ struct State {
     // In place of the key set, when something is to be wrong with it.
     instead: Option<Reply>,
     delay: Duration,
+    // In place of its own address in the discovery document.
+    jwks_uri: Option<String>,
     fetches: usize,
 }
 
@@ -30,7 +32,8 @@ impl Issuer {
     }
 
     pub(crate) fn with_key(key: Key) -> Self {
-        let state = State { keys: vec![key.jwk()], instead: None, delay: Duration::ZERO, fetches: 0 };
+        let state =
+            State { keys: vec![key.jwk()], instead: None, delay: Duration::ZERO, jwks_uri: None, fetches: 0 };
         let state = Arc::new(Mutex::new(state));
         let serving = Arc::clone(&state);
         let server = HttpServer::start(move |received| answer(received, &serving));
@@ -65,6 +68,16 @@ impl Issuer {
     /// Every request it got.
     pub(crate) fn requests(&self) -> Vec<Received> {
         self.server.received()
+    }
+
+    /// `host:port` of its server.
+    pub(crate) fn authority(&self) -> String {
+        self.server.address().to_string()
+    }
+
+    /// Names this address in its discovery document.
+    pub(crate) fn discover_at(&self, url: &str) {
+        self.state.lock().unwrap().jwks_uri = Some(url.to_owned());
     }
 
     /// Publishes exactly these keys.
@@ -128,9 +141,10 @@ fn answer(received: &Received, state: &Mutex<State>) -> Reply {
     let (path, _) = received.target().split_once('?').unwrap_or((received.target(), ""));
     if path.ends_with("/.well-known/openid-configuration") {
         let issuer = format!("http://{}/realms/staff", received.header("host").unwrap_or_default());
+        let elsewhere = state.lock().unwrap().jwks_uri.clone();
         return Reply::json(&json!({
             "issuer": issuer,
-            "jwks_uri": format!("{issuer}/certs"),
+            "jwks_uri": elsewhere.unwrap_or_else(|| format!("{issuer}/certs")),
             "id_token_signing_alg_values_supported": ["RS256"]
         }));
     }
