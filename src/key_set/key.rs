@@ -42,6 +42,9 @@ pub enum Flaw {
     /// The modulus has fewer than 2048 or more than 8192 bits.
     #[error("its modulus has {0} bits, not 2048 to 8192")]
     ModulusSize(usize),
+    /// The modulus shows how it was made, and whoever sees it can factor it (CVE-2017-15361).
+    #[error("its modulus was made by a faulty generator and can be factored (ROCA)")]
+    Roca,
     /// The public exponent is even or less than 3.
     #[error("its public exponent is even or less than 3")]
     Exponent,
@@ -75,6 +78,9 @@ impl Key {
         let bits = n.first().map_or(0, |first| n.len() * 8 - first.leading_zeros() as usize);
         if !(2048..=8192).contains(&bits) {
             return Err(Flaw::ModulusSize(bits));
+        }
+        if is_roca(n) {
+            return Err(Flaw::Roca);
         }
         let odd = |number: &[u8]| number.last().is_some_and(|last| last & 1 == 1);
         if e == [1] || !odd(e) {
@@ -165,6 +171,22 @@ impl PartialEq for Key {
         let algorithms = |key: &Self| key.checks.iter().map(|(algorithm, _)| *algorithm).collect::<Vec<_>>();
         self.kid == other.kid && self.material == other.material && algorithms(self) == algorithms(other)
     }
+}
+
+/// The odd primes that every modulus of the faulty generator was made with, up to 167.
+const ROCA_PRIMES: [u32; 38] = [
+    3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97, 101, 103,
+    107, 109, 113, 127, 131, 137, 139, 149, 151, 157, 163, 167,
+];
+
+/// Whether the modulus is a power of 65537 modulo each of the primes, as all of the faulty generator's are. Of
+/// others one in 200 million is.
+fn is_roca(modulus: &[u8]) -> bool {
+    ROCA_PRIMES.iter().all(|prime| {
+        let rest = modulus.iter().fold(0, |rest, byte| (rest * 256 + u32::from(*byte)) % prime);
+        let mut powers = std::iter::successors(Some(1), |power| Some(power * 65537 % prime));
+        powers.by_ref().take(*prime as usize).any(|power| power == rest)
+    })
 }
 
 fn without_leading_zeros(number: &[u8]) -> &[u8] {

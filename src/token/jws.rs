@@ -35,21 +35,38 @@ pub(super) enum Kind {
     Other,
 }
 
+/// The parts of a JWS in compact form, whatever it carries.
+pub(super) struct Parts<'a> {
+    pub(super) header: Header,
+    pub(super) payload: Vec<u8>,
+    /// What the signature is over: the first two parts as they came.
+    pub(super) signed: &'a [u8],
+    pub(super) signature: Vec<u8>,
+}
+
 /// Takes a token in compact form apart.
 pub(super) fn parse(token: &str) -> Result<Jws<'_>, Reason> {
+    let Parts { header, payload, signed, signature } = split(token)?;
+    Ok(Jws { header, claims: object(&payload)?, signed, signature })
+}
+
+/// Splits a JWS in compact form. The header is read first: of a token that it condemns nothing else is.
+pub(super) fn split(token: &str) -> Result<Parts<'_>, Reason> {
     let (signed, signature) = token.rsplit_once('.').ok_or(Reason::MalformedToken)?;
     let (header, payload) = signed.split_once('.').ok_or(Reason::MalformedToken)?;
     // A further dot (five parts are a JWE) is no base64url.
-    let header = self::header(&object(header)?)?;
-    let claims = object(payload)?;
-    let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| Reason::MalformedToken)?;
-    Ok(Jws { header, claims, signed: signed.as_bytes(), signature })
+    let header = self::header(&object(&decode(header)?)?)?;
+    let (payload, signature) = (decode(payload)?, decode(signature)?);
+    Ok(Parts { header, payload, signed: signed.as_bytes(), signature })
 }
 
 /// Without padding and with zero trailing bits, so that one token has one spelling (RFC 4648 section 3.5).
-fn object(part: &str) -> Result<Map<String, Value>, Reason> {
-    let bytes = URL_SAFE_NO_PAD.decode(part).map_err(|_| Reason::MalformedToken)?;
-    json::object(&bytes).map_err(|_| Reason::MalformedToken)
+fn decode(part: &str) -> Result<Vec<u8>, Reason> {
+    URL_SAFE_NO_PAD.decode(part).map_err(|_| Reason::MalformedToken)
+}
+
+fn object(part: &[u8]) -> Result<Map<String, Value>, Reason> {
+    json::object(part).map_err(|_| Reason::MalformedToken)
 }
 
 fn header(header: &Map<String, Value>) -> Result<Header, Reason> {

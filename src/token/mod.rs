@@ -9,5 +9,7 @@ pub mod key_folder;
 mod registered;
 pub mod signer;
 pub mod signing_key;
+#[cfg(test)]
+mod vectors;
 pub mod verified_cache;
 pub mod verifier;
