@@ -411,6 +411,39 @@ fn a_dead_issuer_does_not_hold_up_another() {
 }
 
 #[test]
+fn an_issuer_that_hangs_holds_up_neither_another_nor_its_own_known_keys() {
+    let upstream = Upstream::start();
+    let (alive, hanging) = (Issuer::start(), Issuer::with_key(Key::p256("known")));
+    let config = layout(&upstream, &alive, "every: 1h")
+        .issuer("hanging", &hanging.settings_with(", refresh: { every: 1h, timeout: 6s, cooldown: 60s }"));
+    let gateway = Gateway::start(&config);
+    hanging.delay(Duration::from_secs(30));
+    let asked = hanging.fetches();
+    let unknown = hanging.token().sign(&Key::p256("unknown"));
+    thread::scope(|scope| {
+        let waiting: Vec<_> = (0..20).map(|_| scope.spawn(|| call(&gateway, &unknown))).collect();
+        assert!(eventually(Duration::from_secs(5), || hanging.fetches() > asked), "nobody waits");
+        let (mut slowest, start) = (Duration::ZERO, Instant::now());
+        for n in 0..20 {
+            for issuer in [&alive, &hanging] {
+                let token = issuer.token().set("jti", json!(n)).sign(&issuer.key);
+                let sent = Instant::now();
+                call(&gateway, &token).expect(200);
+                slowest = slowest.max(sent.elapsed());
+            }
+        }
+        let waited = waiting.iter().filter(|call| !call.is_finished()).count();
+        println!("{waited} requests wait for the hanging issuer; 40 others took {slowest:?} at most");
+        assert!(waited == 20 || start.elapsed() > Duration::from_secs(5), "{waited} of 20 still wait");
+        assert!(slowest < Duration::from_secs(2), "{slowest:?}");
+        for call in waiting {
+            call.join().unwrap().expect(503);
+        }
+    });
+    assert_eq!(hanging.fetches(), asked + 1);
+}
+
+#[test]
 fn discovered_keys_are_taken_from_the_issuers_own_origin_or_from_a_listed_host() {
     let (upstream, issuer) = (Upstream::start(), Issuer::start());
     let elsewhere = Issuer::with_key(issuer.key.clone());
