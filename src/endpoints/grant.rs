@@ -6,7 +6,6 @@ use super::settings::Naming;
 use crate::clock::Timestamp;
 use crate::reply::Reply;
 use crate::secret::Secret;
-use crate::session::id::SessionRef;
 use crate::session::store::{Delivery, SessionRecord};
 use crate::token::signer::MintedToken;
 use http::header;
@@ -22,10 +21,11 @@ impl Endpoints {
         refresh_token: Option<&Secret<String>>,
         now: Timestamp,
     ) -> Result<Reply, Fault> {
-        let SessionRecord { id, user, generation, epoch, .. } = *session;
-        let reference = SessionRef { session: id, user, generation, epoch };
-        let MintedToken { token, expires_in } =
-            self.parts.signer.mint(&session.subject, claims, reference, now).map_err(|_| Fault::Internal)?;
+        let MintedToken { token, expires_in } = self
+            .parts
+            .signer
+            .mint(&session.subject, claims, session.reference(), now)
+            .map_err(|_| Fault::Internal)?;
         let left = session.idle_expiry.min(session.absolute_expiry).since(now);
 
         let names = names(self.settings.naming);
@@ -34,7 +34,7 @@ impl Endpoints {
         put(names.access_token, token.into());
         put(names.token_type, "Bearer".into());
         put(names.expires_in, expires_in.as_secs().into());
-        put(names.session_id, id.to_string().into());
+        put(names.session_id, session.id.to_string().into());
         put(names.refresh_expires_in, left.as_secs().into());
         let in_body = refresh_token.filter(|_| session.delivery == Delivery::Body);
         if let Some(token) = in_body {

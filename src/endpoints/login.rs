@@ -78,6 +78,11 @@ impl Endpoints {
         }
 
         let session = opened.session;
+        // After a failover the store may have forgotten a logout everywhere: once it is told again, that ends
+        // this session too.
+        if self.parts.revocations.is_revoked(&session.reference()) {
+            return Err(Fault::Unavailable.into());
+        }
         let token = self.parts.tokens.mint(id, user, &secret, delivery, absolute_expiry, session.generation);
         let reply = self.grant(&session, &session.claims, Some(&token), now)?;
         let audit = Self::audit(AuditAction::LoginOk, request, Some(session.subject), Some(id));

@@ -51,6 +51,10 @@ impl Endpoints {
         match outcome {
             Outcome::Rotated | Outcome::Same | Outcome::Retry | Outcome::Recovered | Outcome::Healed => {
                 let session = rotation.session.ok_or(Fault::Unavailable)?;
+                // After a failover the store may have forgotten what this gateway still knows.
+                if self.parts.revocations.is_revoked(&session.reference()) {
+                    return Err(refused(Fault::SessionRevoked));
+                }
                 Ok((outcome, session))
             }
             Outcome::Reused => {

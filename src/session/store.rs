@@ -64,6 +64,13 @@ pub struct SessionRecord {
     pub address: Option<String>,
 }
 
+impl SessionRecord {
+    /// What an access token of this session, as it stands, says about it.
+    pub const fn reference(&self) -> SessionRef {
+        SessionRef { session: self.id, user: self.user, generation: self.generation, epoch: self.epoch }
+    }
+}
+
 /// What a login hands to the store.
 #[derive(Debug, Clone)]
 pub struct NewSession {

@@ -1,8 +1,9 @@
 //! Refresh: every outcome, by both ways of delivery.
 
 use super::super::event::{AuditAction, SessionEvent};
-use super::rig::{COOKIE, Rig, call, disabled, post, user};
+use super::rig::{COOKIE, PASSWORD, Rig, call, disabled, login, post, user};
 use crate::session::family::RotationPolicy;
+use crate::session::id::SessionId;
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -217,6 +218,23 @@ async fn a_user_who_is_gone_or_disabled_is_refused_and_the_session_ended() {
         rig.directory.inner().replace(vec![user("alice")]).unwrap();
         rig.send(refresh(&tokens.refresh)).await.refused(401, "session_revoked");
     }
+}
+
+#[tokio::test]
+async fn what_this_gateway_knows_to_be_ended_stays_so_though_the_store_forgot() {
+    let rig = Rig::new();
+    let (ended, other) = (rig.login("alice").await, rig.login("alice").await);
+    let user = rig.parts.tokens.user_key("u-alice");
+    let id = SessionId::parse(&ended.session).unwrap();
+    rig.parts.revocations.session_ended(user, id, rig.now());
+    let answer = rig.send(refresh(&ended.refresh)).await.refused(401, "session_revoked");
+    assert_eq!(answer.event, Some(SessionEvent::RefreshRefused));
+    rig.send(refresh(&other.refresh)).await.expect(200);
+
+    rig.parts.revocations.user_ended(user, 1, rig.now());
+    rig.send(refresh(&other.refresh)).await.refused(401, "session_revoked");
+    rig.send(login("alice", PASSWORD)).await.refused(503, "temporarily_unavailable");
+    rig.login("bob").await;
 }
 
 #[tokio::test]
