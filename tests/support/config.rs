@@ -4,7 +4,7 @@ use super::folder::Folder;
 use super::http_server::HttpServer;
 use super::keys::Key;
 use super::upstream::Upstream;
-use argon2::Argon2;
+use argon2::{Algorithm, Argon2, Params, Version};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use std::fmt::Write as _;
@@ -93,6 +93,13 @@ impl Config {
 
     pub(crate) fn sessions(mut self, sessions: Sessions) -> Self {
         self.sessions = Some(sessions);
+        self
+    }
+
+    /// Other keys under `sessions.store.redis`.
+    pub(crate) fn store(mut self, keys: &str) -> Self {
+        let sessions = self.sessions.take().expect("sessions");
+        self.sessions = Some(sessions.set("store", &format!("{{ redis: {{ {keys} }} }}")));
         self
     }
 
@@ -205,10 +212,15 @@ impl Sessions {
 
     /// On a Redis, with the secret and the signing key in a folder that all its gateways share.
     pub(crate) fn redis(url: &str, shared: &SharedKeys) -> Self {
+        Self::redis_at(&format!("url: \"{url}\", timeout: 300ms"), shared)
+    }
+
+    /// The same, with the keys of the store as they are written in the configuration.
+    pub(crate) fn redis_at(store: &str, shared: &SharedKeys) -> Self {
         Self::embedded()
             .set("secret_file", &shared.secret)
             .set("signing_keys", &shared.signing_keys)
-            .set("store", &format!("{{ redis: {{ url: \"{url}\", timeout: 300ms }} }}"))
+            .set("store", &format!("{{ redis: {{ {store} }} }}"))
     }
 
     pub(crate) fn set(mut self, key: &str, value: &str) -> Self {
@@ -248,11 +260,24 @@ pub(crate) fn password_hash() -> &'static str {
 
 /// An argon2id PHC string with the product's default cost.
 pub(crate) fn phc(password: &str) -> String {
+    phc_of(password, Params::DEFAULT)
+}
+
+fn phc_of(password: &str, params: Params) -> String {
+    let (memory, passes, lanes) = (params.m_cost(), params.t_cost(), params.p_cost());
     let salt = b"a salt for tests";
     let mut hash = [0; 32];
-    Argon2::default().hash_password_into(password.as_bytes(), salt, &mut hash).expect("argon2");
+    let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
+    argon2.hash_password_into(password.as_bytes(), salt, &mut hash).expect("argon2");
     let (salt, hash) = (STANDARD_NO_PAD.encode(salt), STANDARD_NO_PAD.encode(hash));
-    format!("$argon2id$v=19$m=19456,t=2,p=1${salt}${hash}")
+    format!("$argon2id$v=19$m={memory},t={passes},p={lanes}${salt}${hash}")
+}
+
+/// A users file with these names and the cheapest hash there is, for tests that log in by the hundred.
+pub(crate) fn cheap_users<T: AsRef<str>>(names: &[T]) -> String {
+    let hash = phc_of(PASSWORD, Params::new(8, 1, 1, None).expect("parameters"));
+    let line = |name: &T| format!("  - {{ username: {}, password_hash: \"{hash}\" }}\n", name.as_ref());
+    format!("users:\n{}", names.iter().map(line).collect::<String>())
 }
 
 /// The users: alice, a clerk who may read and write orders; bob, who may read; carol, who is disabled.

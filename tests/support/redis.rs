@@ -3,6 +3,7 @@
 use super::folder::Folder;
 use super::ports::free_port;
 use super::wait::eventually;
+use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
@@ -12,18 +13,52 @@ use std::time::Duration;
 pub(crate) struct Redis {
     port: u16,
     folder: Folder,
+    arguments: Vec<String>,
     child: Option<Child>,
 }
 
 impl Redis {
+    /// One that has on disk whatever it acknowledged.
     pub(crate) fn start() -> Self {
+        Self::start_with(&["--appendonly", "yes", "--appendfsync", "always"])
+    }
+
+    /// One that keeps nothing on disk.
+    pub(crate) fn forgetful() -> Self {
+        Self::start_with(&[])
+    }
+
+    pub(crate) fn start_with(arguments: &[&str]) -> Self {
+        Self::prepared(|_| ["--save", ""].iter().chain(arguments).map(ToString::to_string).collect())
+    }
+
+    /// A sentinel that watches `primary` under the name `mymaster`.
+    pub(crate) fn sentinel_of(primary: &Self) -> Self {
+        Self::prepared(|folder| {
+            let text = format!(
+                "sentinel monitor mymaster 127.0.0.1 {} 1\n\
+                 sentinel down-after-milliseconds mymaster 1000\n\
+                 sentinel failover-timeout mymaster 3000\n",
+                primary.port
+            );
+            vec![folder.write("sentinel.conf", text), "--sentinel".to_owned()]
+        })
+    }
+
+    fn prepared(arguments: impl Fn(&Folder) -> Vec<String>) -> Self {
         for _ in 0..5 {
-            let mut redis = Self { port: free_port(), folder: Folder::new(), child: None };
+            let folder = Folder::new();
+            let arguments = arguments(&folder);
+            let mut redis = Self { port: free_port(), folder, arguments, child: None };
             if redis.launch() {
                 return redis;
             }
         }
         panic!("redis-server did not start on any of five ports");
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
     }
 
     pub(crate) fn url(&self) -> String {
@@ -64,21 +99,46 @@ impl Redis {
         read_reply(&mut BufReader::new(stream))
     }
 
+    /// Runs a command given as words between spaces, on a server that must answer it.
+    #[track_caller]
+    pub(crate) fn ask(&self, words: &str) -> String {
+        match self.command(&words.split(' ').collect::<Vec<_>>()) {
+            Ok(reply) => reply,
+            Err(why) => panic!("{words}: {why}"),
+        }
+    }
+
+    /// Waits until the answer to a command contains something.
+    #[track_caller]
+    pub(crate) fn comes_to_say(&self, words: &str, what: &str) {
+        let says =
+            || self.command(&words.split(' ').collect::<Vec<_>>()).is_ok_and(|said| said.contains(what));
+        assert!(eventually(Duration::from_secs(60), says), "{words} never said {what:?}");
+    }
+
+    /// The keys that match a pattern.
+    pub(crate) fn keys(&self, pattern: &str) -> Vec<String> {
+        self.ask(&format!("KEYS {pattern}")).lines().map(str::to_owned).collect()
+    }
+
+    /// How often it has served each command so far.
+    pub(crate) fn calls(&self) -> BTreeMap<String, u64> {
+        let info = self.ask("INFO commandstats");
+        let lines = info.lines().filter_map(|line| line.strip_prefix("cmdstat_")?.split_once(":calls="));
+        let counted = lines.filter_map(|(name, rest)| Some((name, rest.split(',').next()?.parse().ok()?)));
+        counted.map(|(name, calls)| (name.to_owned(), calls)).collect()
+    }
+
     /// How many script calls it has served so far.
     pub(crate) fn script_calls(&self) -> u64 {
-        let info = self.command(&["INFO", "commandstats"]).expect("INFO");
-        let calls = |name: &str| {
-            let start = format!("cmdstat_{name}:calls=");
-            let line = info.lines().find_map(|line| line.trim().strip_prefix(&start));
-            line.and_then(|line| line.split(',').next()?.parse::<u64>().ok()).unwrap_or(0)
-        };
-        calls("evalsha") + calls("eval") + calls("fcall")
+        let calls = self.calls();
+        ["evalsha", "eval", "fcall"].iter().filter_map(|name| calls.get(*name)).sum()
     }
 
     fn launch(&mut self) -> bool {
         let child = Command::new("redis-server")
-            .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "yes", "--appendfsync", "always"])
-            .args(["--port", &self.port.to_string()])
+            .args(&self.arguments)
+            .args(["--bind", "127.0.0.1", "--port", &self.port.to_string()])
             .arg("--dir")
             .arg(self.folder.path())
             .stdout(Stdio::null())

@@ -1,0 +1,35 @@
+//! How much a test does, and how long what it did took.
+
+use std::time::Duration;
+
+/// How much a test does: the number in this environment variable, so that `make soak` can ask for more.
+pub(crate) fn scale(name: &str, otherwise: u32) -> u32 {
+    match std::env::var(name) {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name} is a number, not {text:?}")),
+        Err(_) => otherwise,
+    }
+}
+
+/// Times, in order, to be asked for their percentiles.
+pub(crate) struct Times(Vec<Duration>);
+
+impl Times {
+    #[track_caller]
+    pub(crate) fn new(mut times: Vec<Duration>) -> Self {
+        assert!(!times.is_empty(), "nothing was measured");
+        times.sort();
+        Self(times)
+    }
+
+    /// The time that this share of all does not exceed.
+    pub(crate) fn percentile(&self, percent: usize) -> Duration {
+        self.0[(self.0.len() * percent).div_ceil(100).max(1) - 1]
+    }
+}
+
+impl std::fmt::Display for Times {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [min, median, p99, max] = [0, 50, 99, 100].map(|percent| self.percentile(percent));
+        write!(f, "{} times: min {min:.1?}, median {median:.1?}, p99 {p99:.1?}, max {max:.1?}", self.0.len())
+    }
+}
