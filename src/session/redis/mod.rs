@@ -266,6 +266,8 @@ mod sentinel_tests;
 #[cfg(test)]
 mod server;
 #[cfg(test)]
+mod size_tests;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod throttle_tests;
