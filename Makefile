@@ -1,10 +1,11 @@
 # Two commands are all a newcomer needs: `make run` and `make test`.
 
-.PHONY: help run test image build-tools test-tools
+.PHONY: help run test soak image build-tools test-tools
 
 help:
 	@echo "make run    build, start the gateway with a demo upstream, print the curl lines to try"
 	@echo "make test   install what the tests need, run everything"
+	@echo "make soak   the long forms of some tests, about a quarter of an hour"
 
 # The packages are Debian's. As root they are installed; otherwise the line to run is printed.
 build-tools:
@@ -21,6 +22,13 @@ run: build-tools
 test: test-tools
 	cargo build --locked --bins --examples
 	cargo test --locked
+
+# One after the other, so that each has the machine to itself.
+soak: test-tools
+	cargo build --locked --bins
+	PORTCULLIS_SOAK_OUTAGE=60 cargo test --locked --test tests -- --nocapture outage::
+	PORTCULLIS_SOAK_FORGED=1000000 cargo test --locked --test tests -- --nocapture forgery::
+	PORTCULLIS_SOAK_ROTATIONS=100000 cargo test --locked --lib -- --nocapture size_tests::
 
 # With whatever builder is there.
 image:
