@@ -56,6 +56,7 @@ fn a_target_that_is_more_than_a_path_and_a_query_is_400() {
     for target in ["/x#/../y", "/x?a#b", "/#", " /x", "x", "ftp://x/y", "localhost:80", "?"] {
         assert_eq!(status(&gateway, &format!("GET {target} HTTP/1.1\r\nHost: x")), 400, "{target}");
     }
+    assert_eq!(status(&gateway, "\r\nGET /x#/../y HTTP/1.1\r\nHost: x"), 400);
     assert_eq!(status(&gateway, "GET http://x/y HTTP/1.1\r\nHost: x"), 200);
     assert_eq!(upstream.last().target(), "/y");
     assert_eq!(upstream.hits(), 1);

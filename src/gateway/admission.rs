@@ -114,7 +114,13 @@ fn is_whole_target(session: &Session) -> bool {
         || scheme.eq_ignore_ascii_case(b"http")
         || scheme.eq_ignore_ascii_case(b"https");
     let raw = session.as_http1().map(Http1Session::get_headers_raw_bytes).unwrap_or_default();
-    known && !raw.split(|b| *b == b'\n').next().is_some_and(|line| line.contains(&b'#'))
+    known && !has_fragment(&raw)
+}
+
+/// Whether the request line has a fragment. Empty lines may come before it (RFC 9112 section 2.2).
+fn has_fragment(raw: &[u8]) -> bool {
+    let mut lines = raw.split(|b| *b == b'\n').map(<[u8]>::trim_ascii).filter(|line| !line.is_empty());
+    lines.next().is_some_and(|line| line.contains(&b'#'))
 }
 
 /// A body of one unmistakable length (RFC 9112 section 6.3): one `Content-Length` of digits alone, or a
@@ -211,6 +217,18 @@ mod tests {
     fn a_content_length_is_seen_in_any_spelling_of_the_raw_block() {
         assert!(names_content_length(b"POST / HTTP/1.1\r\nCONTENT-length : 3\r\n\r\n"));
         assert!(!names_content_length(b"POST / HTTP/1.1\r\nX: content-length: 3\r\n\r\n"));
+    }
+
+    #[test]
+    fn a_fragment_is_seen_in_the_request_line_whatever_comes_before_it() {
+        for (raw, has) in [
+            ("GET /a#b HTTP/1.1\r\n\r\n", true),
+            ("\r\n\r\nGET /a#b HTTP/1.1\r\n\r\n", true),
+            ("\nGET /a HTTP/1.1\r\nX: #\r\n\r\n", false),
+            ("", false),
+        ] {
+            assert_eq!(has_fragment(raw.as_bytes()), has, "{raw:?}");
+        }
     }
 
     #[test]
