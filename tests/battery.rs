@@ -310,6 +310,8 @@ const PATHS: &[(&str, &str)] = &[
     ("absolute form of TLS", "https://HOST/admin/secret"),
     ("absolute form with a user", "http://user@HOST/admin/secret"),
     ("absolute form of another host", "http://other.test/admin/secret"),
+    ("a space", "/open /../admin/secret"),
+    ("a version in the target", "/admin/secret HTTP/1.1"),
     ("no slash", "admin/secret"),
     ("asterisk", "*"),
     ("asterisk and path", "*/admin/secret"),
@@ -747,6 +749,20 @@ fn no_spelling_of_an_identity_header_is_read_as_ours() {
 fn no_framing_hides_a_request() {
     let field = Field::start();
     nothing_hit(&field, &frames(), 300);
+}
+
+#[test]
+fn a_request_that_went_round_the_gateway_would_be_seen() {
+    let field = Field::start();
+    assert!(field.unjudged().is_empty());
+    for (style, upstream) in &field.upstreams {
+        let mut connection = Connection::open(&upstream.authority()).unwrap();
+        let hidden = format!("GET /admin/secret HTTP/1.1\r\nHost: {}\r\n\r\n", style.host());
+        connection.send(format!("GET /open HTTP/1.1\r\nHost: x\r\n\r\n{hidden}")).unwrap();
+        connection.read_response(false).unwrap();
+        assert!(connection.read_response(false).unwrap().text().contains(MARKER));
+    }
+    assert_eq!(field.unjudged().len(), 6);
 }
 
 #[test]

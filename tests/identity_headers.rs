@@ -1,6 +1,8 @@
 //! What the upstream reads in an identity header was put there by the gateway.
 
-use crate::support::{Config, Connection, Gateway, Issuer, Upstream, get, request};
+use crate::support::frames::RawRequest;
+use crate::support::http2_upstream::Http2Upstream;
+use crate::support::{Config, Connection, Gateway, Issuer, Reply, Upstream, get, request};
 use serde_json::json;
 
 const HEADERS: &str = "{ headers: { X-Auth-Subject: sub, X-Auth-Issuer: iss, X-Auth-Scopes: scope, \
@@ -303,20 +305,202 @@ fn an_identity_never_carries_over_to_the_next_request() {
 
 #[test]
 fn trailers_cannot_carry_an_identity() {
+    let (upstream, modern, issuer) = (Upstream::start(), Http2Upstream::start(), Issuer::start());
+    let config = layout(&upstream, &issuer)
+        .listener("http2: true")
+        .upstream_raw("modern", &modern.settings())
+        .route("{ name: modern, match: { path: /modern/** }, upstream: modern, auth: public }");
+    let gateway = Gateway::start(&config);
+    for target in ["/public/x", "/modern/x"] {
+        let mut connection = Connection::open(&gateway.address()).unwrap();
+        connection
+            .send(format!(
+                "POST {target} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nTrailer: X-Auth-Subject\r\n\r\n\
+                 2\r\nhi\r\n0\r\nX-Auth-Subject: root\r\n\r\n"
+            ))
+            .unwrap();
+        connection.read_response(false).unwrap().expect(200);
+        let request = RawRequest::new("POST", "x", target).body(b"hi").trailer("x-auth-subject", "root");
+        assert_eq!(request.send(&gateway.address()).unwrap().status, Some(200));
+    }
+    assert_eq!((upstream.hits(), modern.seen().len()), (2, 2));
+    for received in upstream.requests() {
+        assert_eq!(received.body, b"hi");
+        assert!(received.trailers.is_empty(), "{:?}", received.trailers);
+        assert!(!received.header_lines.join("\n").contains("root"), "{:?}", received.header_lines);
+    }
+    for seen in modern.seen() {
+        assert!(seen.body == b"hi" && seen.trailers.is_none() && !seen.text().contains("root"), "{seen:?}");
+    }
+}
+
+#[test]
+fn an_http_2_upstream_reads_no_identity_but_ours() {
+    let (upstream, modern, issuer) = (Upstream::start(), Http2Upstream::start(), Issuer::start());
+    let config = layout(&upstream, &issuer)
+        .listener("http2: true")
+        .upstream_raw("modern", &modern.settings())
+        .route("{ name: modern, match: { path: /modern/** }, upstream: modern, auth: optional }");
+    let gateway = Gateway::start(&config);
+    let token = issuer.sign();
+    for alias in ALIASES {
+        for token in [None, Some(&token)] {
+            let mut request = get("/modern/1")
+                .header(alias, "root")
+                .header("Connection", &format!("close, {alias}, x-auth-issuer"));
+            let lower = alias.to_lowercase();
+            let mut raw =
+                RawRequest::new("GET", "x", "/modern/2").field(&lower, "root").field(&lower, "root2");
+            if let Some(token) = token {
+                request = request.bearer(token);
+                raw = raw.field("authorization", &format!("Bearer {token}"));
+            }
+            request.send(&gateway.address()).expect(200);
+            assert_eq!(raw.send(&gateway.address()).unwrap().status, Some(200), "{alias}");
+            for seen in modern.seen().iter().rev().take(2) {
+                assert!(!seen.text().contains("root"), "{alias}: {seen:?}");
+                let told = |name| seen.headers.get_all(name).iter().cloned().collect::<Vec<_>>();
+                let expected: Vec<&str> = token.map(|_| "f:9c1:maria").into_iter().collect();
+                assert_eq!(told("x-auth-subject"), expected, "{alias} on {}", seen.path);
+                assert_eq!(told("x-auth-issuer").len(), expected.len(), "{alias} on {}", seen.path);
+                assert!(told("connection").is_empty());
+            }
+        }
+    }
+    assert_eq!(modern.seen().len(), ALIASES.len() * 4);
+    // One field of each HTTP/1 request, two of each over HTTP/2.
+    #[allow(clippy::cast_precision_loss)]
+    let expected = (ALIASES.len() * 6) as f64;
+    let name = "portcullis_identity_header_spoof_total";
+    assert!(gateway.metric_becomes(name, &[("route", "modern")], expected), "{}", gateway.metrics());
+}
+
+#[test]
+fn connection_specific_fields_over_http_2_remove_nothing() {
+    let (upstream, issuer) = (Upstream::start(), Issuer::start());
+    let gateway = Gateway::start(&layout(&upstream, &issuer).listener("http2: true"));
+    let request = RawRequest::new("GET", "x", "/required/x")
+        .field("authorization", &format!("Bearer {}", issuer.sign()))
+        .field("x-auth-roles", "root");
+    // RFC 9113 section 8.2.2: malformed, and no upstream hears of it.
+    let refused = request.clone().field("connection", "x-auth-subject").send(&gateway.address()).unwrap();
+    assert_ne!(refused.status, Some(200));
+    assert_eq!(upstream.hits(), 0);
+    assert_eq!(request.send(&gateway.address()).unwrap().status, Some(200));
+    assert_eq!(upstream.last().header("x-auth-subject"), Some("f:9c1:maria"));
+    assert_eq!(upstream.last().header("x-auth-roles"), Some("clerk,offline_access"));
+}
+
+#[test]
+fn another_attempt_carries_the_same_identity_and_nothing_of_the_clients() {
+    let (dead, alive) = (Upstream::answering(|_| Reply::Close), Upstream::start());
+    let issuer = Issuer::start();
+    let config = Config::new()
+        .upstream("app", &[&dead, &alive])
+        .issuer("corp", &issuer.settings())
+        .set("forward", HEADERS)
+        .route("{ name: all, match: { path: /** }, upstream: app, auth: optional }");
+    let gateway = Gateway::start(&config);
+    let token = issuer.sign();
+    for with_token in [true, false, true, false] {
+        let mut request = get("/x")
+            .header("X_Auth_Subject", "root")
+            .header("X-Auth-Roles", "root")
+            .header("Connection", "X-Auth-Subject, X-Auth-Issuer");
+        if with_token {
+            request = request.bearer(&token);
+        }
+        let (before, after) = (dead.hits(), alive.hits());
+        request.send(&gateway.address()).expect(200);
+        let tried = dead.requests().into_iter().skip(before).chain(alive.requests().into_iter().skip(after));
+        for received in tried {
+            let lines = received.header_lines.join("\n");
+            assert!(!lines.contains("root"), "{lines}");
+            let expected: Vec<&str> = if with_token { vec!["f:9c1:maria"] } else { Vec::new() };
+            assert_eq!(received.all("x-auth-subject"), expected, "{lines}");
+            assert_eq!(received.all("x-auth-issuer").len(), expected.len(), "{lines}");
+        }
+    }
+    assert!(dead.hits() >= 2 && alive.hits() == 4, "{} {}", dead.hits(), alive.hits());
+}
+
+#[test]
+fn an_upgrade_is_no_way_round() {
     let (upstream, issuer) = (Upstream::start(), Issuer::start());
     let gateway = Gateway::start(&layout(&upstream, &issuer));
-    let mut connection = Connection::open(&gateway.address()).unwrap();
-    connection
-        .send(
-            "POST /public/x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nTrailer: X-Auth-Subject\r\n\r\n\
-             2\r\nhi\r\n0\r\nX-Auth-Subject: root\r\n\r\n",
-        )
-        .unwrap();
-    if connection.read_response(false).is_ok_and(|response| response.status == 200) {
-        let received = upstream.last();
-        assert!(received.trailers.is_empty(), "{:?}", received.trailers);
-        assert!(received.folded("x-auth-subject").is_empty());
+    for upgrade in ["websocket", "h2c", "x"] {
+        for (target, subject) in [("/public/x", None), ("/required/x", Some("f:9c1:maria"))] {
+            get(target)
+                .bearer(&issuer.sign())
+                .header("Connection", "Upgrade, X-Auth-Subject, HTTP2-Settings")
+                .header("Upgrade", upgrade)
+                .header("HTTP2-Settings", "AAMAAABkAAQCAAAAAAIAAAAA")
+                .header("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==")
+                .header("Sec-WebSocket-Version", "13")
+                .header("X.Auth.Subject", "root")
+                .send(&gateway.address())
+                .expect(200);
+            let received = upstream.last();
+            assert_eq!(received.header("x-auth-subject"), subject, "{upgrade} on {target}");
+            let lines = received.header_lines.join("\n").to_lowercase();
+            assert!(!lines.contains("root") && !lines.contains("upgrade"), "{upgrade} on {target}:\n{lines}");
+        }
     }
+}
+
+#[test]
+fn numbers_are_told_with_every_digit_or_not_at_all() {
+    let (upstream, issuer) = (Upstream::start(), Issuer::start());
+    let formats: String = [("A", "text"), ("B", "csv"), ("C", "json"), ("D", "base64url-json")]
+        .map(|(name, format)| format!("X-{name}: {{ claim: n, format: {format} }}, "))
+        .concat();
+    let config = Config::to(&upstream)
+        .issuer("corp", &issuer.settings())
+        .set("forward", &format!("{{ headers: {{ {formats} }} }}"))
+        .route("{ name: all, match: { path: /** }, upstream: app }");
+    let gateway = Gateway::start(&config);
+    let send = |number: &str| {
+        let claims = issuer.token().set("n", json!(0)).claims_text();
+        let claims = claims.replace("\"n\":0", &format!("\"n\":{number}"));
+        assert!(claims.contains(number));
+        let header = json!({ "alg": "RS256", "kid": issuer.key.kid, "typ": "JWT" }).to_string();
+        let token = crate::support::token::signed(&header, &claims, "RS256", &issuer.key);
+        get("/").bearer(&token).send(&gateway.address())
+    };
+    for number in ["9007199254740993", "18446744073709551615", "-9223372036854775808", "0.1", "-2.5", "0"] {
+        send(number).expect(200);
+        let received = upstream.last();
+        for name in ["x-a", "x-b", "x-c"] {
+            assert_eq!(received.header(name), Some(number), "{name}");
+        }
+        assert_eq!(received.header("x-d"), Some(crate::support::keys::b64(number).as_str()));
+    }
+    let hits = upstream.hits();
+    for number in ["18446744073709551616", "-9223372036854775809", "123456789012345678901234567890"] {
+        assert_eq!(send(number).expect(403).reason(), "unforwardable_claim", "{number}");
+    }
+    assert_eq!(upstream.hits(), hits);
+}
+
+#[test]
+fn more_identity_than_upstreams_take_is_refused_by_the_gateway() {
+    let (upstream, issuer) = (Upstream::start(), Issuer::start());
+    let config = Config::to(&upstream)
+        .issuer("corp", &issuer.settings())
+        .set("forward", "{ headers: { X-A: a, X-B: b } }")
+        .route("{ name: all, match: { path: /** }, upstream: app }");
+    let gateway = Gateway::start(&config.server("limits", "{ token_bytes: 20KiB }"));
+    let send = |one: usize, other: usize| {
+        let token = issuer.token().set("a", json!("x".repeat(one))).set("b", json!("x".repeat(other)));
+        get("/").bearer(&token.sign(&issuer.key)).send(&gateway.address())
+    };
+    // 8 KiB for names and values together.
+    send(4096, 4090).expect(200);
+    let received = upstream.last();
+    assert_eq!((received.header("x-a").unwrap().len(), received.header("x-b").unwrap().len()), (4096, 4090));
+    assert_eq!(send(4096, 4091).expect(403).reason(), "unforwardable_claim");
+    assert_eq!(send(9000, 1).expect(403).reason(), "unforwardable_claim");
+    assert_eq!(upstream.hits(), 1);
 }
 
 #[test]

@@ -6,6 +6,7 @@ pub(crate) mod folder;
 pub(crate) mod frames;
 pub(crate) mod gateway;
 pub(crate) mod http2;
+pub(crate) mod http2_upstream;
 pub(crate) mod http_server;
 pub(crate) mod issuer;
 pub(crate) mod keys;
