@@ -294,6 +294,43 @@ fn a_stripped_prefix_leaves_a_rooted_path() {
 }
 
 #[test]
+fn a_stripped_prefix_is_measured_in_the_form_that_is_forwarded() {
+    // CVE-2026-40912 and CVE-2026-48020 of another proxy: the decoded length was cut off the encoded path.
+    let upstream = Upstream::start();
+    let config = Config::to(&upstream)
+        .route("{ name: all, match: { path: /** }, upstream: app }")
+        .route("{ name: o, match: { path: /café/a~b/** }, upstream: app, auth: public, rewrite: { strip_prefix: /café/a~b } }");
+    let gateway = Gateway::start(&config);
+    for sent in ["/caf%C3%A9/a~b/x", "/caf%c3%a9/a%7Eb/x", "/%63%61%66%C3%A9/%61%7e%62/x"] {
+        get(sent).send(&gateway.address()).expect(200);
+        assert_eq!(upstream.last().target(), "/x", "{sent}");
+    }
+    for sent in ["/caf%C3%A9/a~b/../../admin", "/caf%C3%A9/a~b%2f..%2fadmin", "/caf%C3%A9/a~b//admin"] {
+        get(sent).send(&gateway.address()).expect(400);
+    }
+    get("/caf%C3%A9/a~bb").send(&gateway.address()).expect(401);
+    assert_eq!(upstream.hits(), 3);
+}
+
+#[test]
+fn a_host_in_any_case_finds_its_route_among_hundreds() {
+    // CVE-2026-27588 of another proxy: beyond a hundred hosts their case began to count.
+    let upstream = Upstream::start();
+    let mut config =
+        Config::to(&upstream).route("{ name: all, match: { path: /** }, upstream: app, auth: public }");
+    for n in 0..300 {
+        let route = format!("{{ name: h{n}, match: {{ hosts: [h{n}.test], path: /** }}, upstream: app }}");
+        config = config.route(&route);
+    }
+    let gateway = Gateway::start(&config);
+    for host in ["h0.test", "H150.test", "h299.TEST", "H299.Test.:80"] {
+        get("/").header("Host", host).send(&gateway.address()).expect(401);
+    }
+    get("/").header("Host", "h300.test").send(&gateway.address()).expect(200);
+    assert_eq!(upstream.hits(), 1);
+}
+
+#[test]
 fn forwarded_headers_are_rebuilt_and_the_clients_are_dropped() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(&Config::public(&upstream));

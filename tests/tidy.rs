@@ -1,4 +1,5 @@
-//! The test of the tree: imports point down, every file says what it owns, nothing grows out of hand.
+//! The test of the tree: imports point down, every file says what it owns, nothing grows out of hand, and the
+//! tests that the documents name are there.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -230,6 +231,77 @@ fn every_file_starts_with_a_sentence_of_what_it_owns() {
 fn nothing_is_left_undone_and_every_name_says_something() {
     nothing_wrong(&sources("src"), wrong_words);
     nothing_wrong(&sources("tests"), wrong_words);
+}
+
+/// What is wrong with the rows of a table of tests: the last cell of each names tests, or says why there are
+/// none.
+fn wrong_rows(document: &str, files: &[Source]) -> Vec<String> {
+    let rows = document.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| reference | "));
+    let rows = rows.filter(|line| !line.starts_with("| input | "));
+    let mut wrong = Vec::new();
+    for row in rows {
+        let held = row.trim_end_matches(['|', ' ']).rsplit(" | ").next().unwrap_or_default();
+        let named: Vec<_> = held.split('`').skip(1).step_by(2).collect();
+        if named.is_empty() && !held.starts_with("not applicable: ") {
+            wrong.push(format!("no test and no reason: {row}"));
+        }
+        wrong.extend(named.iter().filter(|name| !is_test(name, files)).map(|name| format!("no test {name}")));
+    }
+    wrong
+}
+
+/// Whether a test of this name is in the file of its path.
+fn is_test(name: &str, files: &[Source]) -> bool {
+    let Some((module, name)) = name.rsplit_once("::") else { return false };
+    let path = format!("{}.rs", module.replace("::", "/"));
+    files.iter().filter(|file| file.path == path).any(|file| {
+        let mut attributes = Vec::new();
+        for line in file.text.lines().map(str::trim) {
+            let rest = line.strip_prefix("async ").unwrap_or(line);
+            if rest
+                .strip_prefix("fn ")
+                .and_then(|rest| rest.strip_prefix(name))
+                .is_some_and(|rest| rest.starts_with('('))
+            {
+                return attributes
+                    .iter()
+                    .any(|line: &&str| line.starts_with("#[test]") || line.starts_with("#[tokio::test"));
+            }
+            if line.starts_with("#[") || line.starts_with("//") {
+                attributes.push(line);
+            } else {
+                attributes.clear();
+            }
+        }
+        false
+    })
+}
+
+#[test]
+fn the_tests_that_hold_what_went_wrong_elsewhere_are_there() {
+    let document = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/security-tests.md");
+    let document = fs::read_to_string(document).expect("the table");
+    let files: Vec<_> = sources("src").into_iter().chain(sources("tests")).collect();
+    let wrong = wrong_rows(&document, &files);
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let rows = document.lines().filter(|line| line.starts_with("| ")).count();
+    assert!(rows > 70, "{rows} rows");
+}
+
+#[test]
+fn a_table_that_names_no_test_is_found_out() {
+    let text = "//! X.\n#[test]\nfn held() {}\n\nfn no_test() {}\n#[tokio::test]\nasync fn waits() {}\n";
+    let files = [Source { path: "a/b.rs".into(), text: text.into() }];
+    let row = |cell: &str| {
+        wrong_rows(&format!("| reference | what | held by |\n|---|---|---|\n| R | w | {cell} |\n"), &files)
+            .len()
+    };
+    assert_eq!((row("`a::b::held`"), row("`a::b::held` `a::b::waits`")), (0, 0));
+    assert_eq!(row("not applicable: nothing of the kind"), 0);
+    for cell in ["", "later", "`a::b::hel`", "`a::b::held_too`", "`a::held`", "`held`", "`a::b::no_test`"] {
+        assert_eq!(row(cell), 1, "{cell}");
+    }
+    assert_eq!(row("`a::b::held` `a::b::gone`"), 1);
 }
 
 #[test]

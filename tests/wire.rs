@@ -101,6 +101,58 @@ fn the_wrongs_that_the_contract_names_get_an_answer_and_not_only_a_closed_door()
 }
 
 #[test]
+fn odd_bytes_of_a_target_arrive_in_the_form_that_was_judged_or_not_at_all() {
+    let upstream = Upstream::start();
+    let gateway = start(&upstream);
+    for (target, arrives) in [
+        ("/a<b>", "/a%3Cb%3E"),
+        ("/a\"b", "/a%22b"),
+        ("/a b", "/a%20b"),
+        ("/a HTTP/1.1", "/a%20HTTP/1.1"),
+        ("/a'(b)", "/a'(b)"),
+        ("/admin/a b", "/admin/a%20b"),
+        ("/a /admin/x", ""),
+        ("/x /../admin/x", ""),
+        ("/admin /x", ""),
+        ("/a\tb", ""),
+        ("/a\x0bb", ""),
+        ("/a\x7fb", ""),
+    ] {
+        let before = upstream.hits();
+        let bytes = format!("GET {target} HTTP/1.1\r\nHost: x\r\n\r\n");
+        let (status, _) = battle(&gateway, bytes.as_bytes());
+        if status == Some(200) {
+            assert_eq!((upstream.last().target(), upstream.hits()), (arrives, before + 1), "{target:?}");
+        } else {
+            assert!(matches!(status, None | Some(400 | 401)), "{target:?}: {status:?}");
+            assert_eq!(upstream.hits(), before, "{target:?}: {:?}", upstream.requests());
+        }
+    }
+}
+
+#[test]
+fn bytes_outside_ascii_in_a_value_arrive_as_they_came_and_part_nothing() {
+    let upstream = Upstream::start();
+    let gateway = start(&upstream);
+    let bytes = b"GET / HTTP/1.1\r\nHost: x\r\nX-A: a\x80\xff\xc4\x8a\xc4\x8dX-B: b\r\n\r\n";
+    assert_eq!(battle(&gateway, bytes).0, Some(200));
+    assert_eq!(upstream.last().all("x-a"), ["a\u{80}\u{ff}\u{c4}\u{8a}\u{c4}\u{8d}X-B: b"]);
+    assert!(upstream.last().all("x-b").is_empty());
+}
+
+#[test]
+fn lines_that_end_in_line_feeds_alone_are_sent_on_with_proper_ends_or_refused() {
+    let upstream = Upstream::start();
+    let gateway = start(&upstream);
+    let (status, _) = battle(&gateway, b"GET /a HTTP/1.1\nHost: x\nX-A: 1\n\n");
+    assert!(matches!(status, Some(200 | 400)), "{status:?}");
+    if status == Some(200) {
+        let received = upstream.last();
+        assert_eq!((received.target(), received.header("x-a")), ("/a", Some("1")));
+    }
+}
+
+#[test]
 fn a_second_request_hidden_in_a_first_never_runs() {
     let upstream = Upstream::start();
     let gateway = start(&upstream);
