@@ -32,6 +32,7 @@ mod paths;
 mod policy;
 mod proxy;
 mod readme;
+mod secret_rotation;
 mod sessions;
 mod stores;
 mod throttle;

@@ -105,7 +105,12 @@ impl Sessions {
                 (Arc::clone(&store) as _, Some(store))
             }
         };
-        let names = AttemptNames::new(secret.expose(), &config.issuer);
+        let mut names = AttemptNames::new(secret.expose(), &config.issuer);
+        let mut tokens = RefreshTokens::new(secret.expose(), &config.issuer);
+        for previous in &config.previous_secrets {
+            names = names.with_previous(previous.expose());
+            tokens = tokens.with_previous(previous.expose());
+        }
         let throttle = Throttle::new(config.throttle, names, shared, Arc::clone(clock));
         let pool = Arc::new(PasswordPool::start(PoolSettings::default())?);
         let directory = FileDirectory::new(config.users.records, Arc::clone(&pool)).map_err(first)?;
@@ -119,7 +124,7 @@ impl Sessions {
         tokio::spawn(deferred::carry_out(Arc::clone(&deferred), Arc::clone(&store)));
         tokio::spawn(users::follow(config.users.path, Arc::clone(&directory)));
         Ok(Self {
-            tokens: Arc::new(RefreshTokens::new(secret.expose(), &config.issuer)),
+            tokens: Arc::new(tokens),
             signer: Arc::new(signer),
             store,
             directory,

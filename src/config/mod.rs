@@ -10,6 +10,7 @@ mod requirement;
 mod routes;
 mod secrets;
 mod server;
+mod session_secrets;
 mod sessions;
 mod store;
 mod units;
@@ -19,7 +20,8 @@ mod web;
 mod yaml;
 
 pub use finding::{ConfigErrors, Finding, Mark, Severity};
-pub use sessions::{SecretPlan, SessionsConfig};
+pub use session_secrets::SecretPlan;
+pub use sessions::SessionsConfig;
 pub use store::StoreConfig;
 pub use users::{UsersConfig, load_users};
 

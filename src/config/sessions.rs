@@ -1,7 +1,7 @@
 //! The section `sessions`: our own issuer, its tokens and its endpoints.
 
 use super::reader::{Fields, Value};
-use super::secrets;
+use super::session_secrets::{self, SecretPlan};
 use super::store::{self, StoreConfig};
 use super::users::{self, UsersConfig};
 use super::web;
@@ -18,9 +18,6 @@ use crate::token::verifier::IssuerSettings;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Bytes a secret shared by all gateways has at least.
-const SECRET_LEAST: usize = 32;
-const SECRET_MOST: u64 = 64 * 1024;
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// The section `sessions`.
@@ -32,6 +29,8 @@ pub struct SessionsConfig {
     pub audiences: Vec<String>,
     /// The secret that refresh tokens are authenticated with.
     pub secret: SecretPlan,
+    /// Secrets under which none are made any more, or none yet, and which are accepted all the same.
+    pub previous_secrets: Vec<Secret<Vec<u8>>>,
     /// The folder of the signing keys, one of which is made at first start if it is empty or absent.
     pub signing_keys: PathBuf,
     /// How long an access token lives.
@@ -50,15 +49,6 @@ pub struct SessionsConfig {
     pub users: UsersConfig,
 }
 
-/// Where the sessions' secret comes from.
-#[derive(Debug, Clone)]
-pub enum SecretPlan {
-    /// It was read from its file: at least 32 bytes.
-    Bytes(Secret<Vec<u8>>),
-    /// There is no such file yet, and the embedded store allows making one at start.
-    CreateAt(PathBuf),
-}
-
 pub(super) fn sessions(
     value: &Value<'_>,
     server: &ServerSettings,
@@ -68,6 +58,7 @@ pub(super) fn sessions(
         "issuer",
         "audiences",
         "secret_file",
+        "previous_secret_files",
         "signing_keys",
         "access_token",
         "refresh_token",
@@ -87,7 +78,12 @@ pub(super) fn sessions(
     let store = fields.require("store", "add embedded or redis").and_then(|value| store::store(&value));
     let users =
         fields.require("users", "add file: { path: users.yaml }").and_then(|value| users::users(&value));
-    let secret = secret(&fields, store.as_ref());
+    let secret = file_or(&fields, "secret_file", "data/secret")
+        .and_then(|file| session_secrets::current(&fields, &file, store.as_ref()));
+    let previous_secrets = fields
+        .get("previous_secret_files")
+        .map(|value| session_secrets::previous(&value, secret.as_ref()))
+        .unwrap_or_default();
     let (lifetime, algorithm) = access_token(fields.get("access_token").as_ref());
     let signing_keys = signing_keys(&fields, algorithm, store.as_ref());
     let rotation = RotationPolicy {
@@ -113,6 +109,7 @@ pub(super) fn sessions(
         issuer: issuer?,
         audiences: audiences(&fields),
         secret: secret?,
+        previous_secrets,
         signing_keys: signing_keys?,
         lifetime,
         algorithm,
@@ -168,33 +165,6 @@ fn audiences(fields: &Fields<'_>) -> Vec<String> {
         value.error("no audience", mend);
     }
     value.texts(mend)
-}
-
-fn secret(fields: &Fields<'_>, store: Option<&StoreConfig>) -> Option<SecretPlan> {
-    let file = file_or(fields, "secret_file", "data/secret")?;
-    let place = fields.place_of("secret_file");
-    let error = |what: String, mend: &str| place.error(fields.scope(), what, mend);
-    match secrets::read_file(&file, SECRET_MOST) {
-        Ok(bytes) if bytes.len() >= SECRET_LEAST => Some(SecretPlan::Bytes(Secret::new(bytes))),
-        Ok(_) => {
-            let what = format!("{} holds less than {SECRET_LEAST} bytes", file.display());
-            error(what, "make a new one: head -c 48 /dev/urandom > FILE");
-            None
-        }
-        Err(problem) if problem.kind() == std::io::ErrorKind::NotFound => match store {
-            Some(StoreConfig::Redis(_)) => {
-                let what = format!("{} does not exist, and gateways on one Redis share it", file.display());
-                error(what, "make one for all of them: head -c 48 /dev/urandom > FILE");
-                None
-            }
-            _ => Some(SecretPlan::CreateAt(file)),
-        },
-        Err(problem) => {
-            let what = format!("cannot read {}: {}", file.display(), secrets::why(&problem));
-            error(what, "give the path of a readable file, relative to this configuration");
-            None
-        }
-    }
 }
 
 fn signing_keys(

@@ -86,14 +86,25 @@ impl Endpoints {
                 (session.user, session.subject, session.id)
             }
         };
-        let ended = self.parts.store.end_all(user).await.map_err(|_| Fault::Unavailable)?;
-        self.parts.revocations.user_ended(user, ended.epoch, now);
-        let mut reply = Reply::json(200, &json!({ "revoked": ended.ended }));
+        let mut revoked: u32 = 0;
+        for user in self.names_of(user, &subject) {
+            let ended = self.parts.store.end_all(user).await.map_err(|_| Fault::Unavailable)?;
+            self.parts.revocations.user_ended(user, ended.epoch, now);
+            revoked = revoked.saturating_add(ended.ended);
+        }
+        let mut reply = Reply::json(200, &json!({ "revoked": revoked }));
         if cookie {
             reply = reply.with(header::SET_COOKIE, &self.settings.cookie.clear());
         }
         let audit = Self::audit(AuditAction::LogoutAll, request, Some(subject), Some(session));
         Ok(Handled { reply, event: Some(SessionEvent::LogoutAll), audit: Some(audit) })
+    }
+
+    /// Every name the store may know a user by: `user`, and those under each secret that is accepted.
+    pub(super) fn names_of(&self, user: UserKey, subject: &str) -> Vec<UserKey> {
+        let mut names = vec![user];
+        names.extend(self.parts.tokens.user_keys(subject).filter(|other| *other != user));
+        names
     }
 
     /// Ends a session: its access tokens are refused here before anything else happens.

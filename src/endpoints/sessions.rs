@@ -8,11 +8,16 @@ use crate::reply::Reply;
 use crate::session::id::SessionId;
 use crate::session::store::{EndReason, SessionRecord};
 use serde_json::{Value, json};
+use std::cmp::Reverse;
 
 impl Endpoints {
     pub(super) async fn list_sessions(&self, request: &EndpointRequest<'_>) -> Result<Handled, Refused> {
         let access = self.access(request, self.parts.clock.now()).await?;
-        let sessions = self.parts.store.list(access.session.user).await.map_err(|_| Fault::Unavailable)?;
+        let mut sessions = Vec::new();
+        for user in self.names_of(access.session.user, access.claims.subject()) {
+            sessions.extend(self.parts.store.list(user).await.map_err(|_| Fault::Unavailable)?);
+        }
+        sessions.sort_by_key(|session| (Reverse(session.last_seen), session.id));
         let current = access.session.session;
         let entries: Vec<_> =
             sessions.iter().map(|session| entry(self.settings.naming, session, current)).collect();
@@ -28,16 +33,16 @@ impl Endpoints {
         let access = self.access(request, now).await?;
         let id = id.ok_or(Fault::NotFound)?;
         // Whose session it is only the store knows: nothing is refused here before it has said so.
-        let user = access.session.user;
-        let removed =
-            self.parts.store.end(user, id, EndReason::Removed).await.map_err(|_| Fault::Unavailable)?;
-        if !removed {
-            return Err(Fault::NotFound.into());
+        for user in self.names_of(access.session.user, access.claims.subject()) {
+            let ended = self.parts.store.end(user, id, EndReason::Removed).await;
+            if ended.map_err(|_| Fault::Unavailable)? {
+                self.parts.revocations.session_ended(user, id, now);
+                let subject = Some(access.claims.subject().to_owned());
+                let audit = Self::audit(AuditAction::SessionRemoved, request, subject, Some(id));
+                return Ok(Handled { reply: Reply::empty(204), event: None, audit: Some(audit) });
+            }
         }
-        self.parts.revocations.session_ended(user, id, now);
-        let subject = Some(access.claims.subject().to_owned());
-        let audit = Self::audit(AuditAction::SessionRemoved, request, subject, Some(id));
-        Ok(Handled { reply: Reply::empty(204), event: None, audit: Some(audit) })
+        Err(Fault::NotFound.into())
     }
 }
 
