@@ -12,8 +12,8 @@ use serde_json::{Map, Value, json};
 pub struct Part {
     /// Its name in the answer of `/readyz`.
     pub name: String,
-    /// How it stands.
-    pub state: Box<dyn Fn() -> PartState + Send + Sync>,
+    /// How it stands now.
+    pub state: PartState,
 }
 
 /// How a part stands.
@@ -30,16 +30,16 @@ pub enum PartState {
 /// What the admin listener serves.
 pub struct Admin {
     metrics: Metrics,
-    parts: Vec<Part>,
+    parts: Box<dyn Fn() -> Vec<Part> + Send + Sync>,
     /// Sets the gauges that are read off something when somebody looks.
     before_scrape: Box<dyn Fn(&Metrics) + Send + Sync>,
 }
 
 impl Admin {
-    /// `before_scrape` sets gauges that are read off something else.
+    /// `parts` says how everything stands; `before_scrape` sets gauges that are read off something else.
     pub fn new(
         metrics: Metrics,
-        parts: Vec<Part>,
+        parts: Box<dyn Fn() -> Vec<Part> + Send + Sync>,
         before_scrape: Box<dyn Fn(&Metrics) + Send + Sync>,
     ) -> Self {
         Self { metrics, parts, before_scrape }
@@ -72,14 +72,13 @@ impl Admin {
     fn readiness(&self) -> Answer {
         let mut ready = true;
         let mut parts = Map::new();
-        for part in &self.parts {
-            let state = (part.state)();
-            ready &= !matches!(state, PartState::Waiting(_));
-            let text = match state {
+        for part in (self.parts)() {
+            ready &= !matches!(part.state, PartState::Waiting(_));
+            let text = match part.state {
                 PartState::Ready => "ready".to_owned(),
                 PartState::Impaired(text) | PartState::Waiting(text) => text,
             };
-            parts.insert(part.name.clone(), Value::from(text));
+            parts.insert(part.name, Value::from(text));
         }
         let body = json!({ "ready": ready, "parts": parts });
         let status = if ready { 200 } else { 503 };
@@ -124,8 +123,8 @@ mod tests {
     use super::*;
 
     fn admin(state: PartState) -> Admin {
-        let part = Part { name: "sessions".to_owned(), state: Box::new(move || state.clone()) };
-        Admin::new(Metrics::new().unwrap(), vec![part], Box::new(|_| ()))
+        let parts = move || vec![Part { name: "sessions".to_owned(), state: state.clone() }];
+        Admin::new(Metrics::new().unwrap(), Box::new(parts), Box::new(|_| ()))
     }
 
     #[test]

@@ -32,6 +32,7 @@ mod paths;
 mod policy;
 mod proxy;
 mod readme;
+mod reload;
 mod secret_rotation;
 mod sessions;
 mod stores;

@@ -1,11 +1,10 @@
 //! What is told of the issuers' keys: metrics, log, readiness.
 
 use crate::admin::{Part, PartState};
-use crate::clock::Clock;
+use crate::clock::Timestamp;
 use crate::key_set::FetchError;
 use crate::key_set::cache::{IssuerKeys, KeyEvent, KeyEventKind};
 use crate::metrics::Metrics;
-use std::sync::Arc;
 
 /// Tells what became of an issuer's keys. Every fetch is counted; the log has only what is news.
 pub(super) fn tell(metrics: &Metrics, event: &KeyEvent<'_>) {
@@ -45,19 +44,14 @@ pub(super) fn tell(metrics: &Metrics, event: &KeyEvent<'_>) {
 
 /// One issuer's part in readiness. It is waited for until its first fetch has ended, well or badly: that makes
 /// a cold start quiet, and an issuer that is down takes no gateway out of service that has others to serve.
-pub(super) fn part(keys: &Arc<IssuerKeys>, clock: &Arc<dyn Clock>) -> Part {
-    let (keys, clock) = (Arc::clone(keys), Arc::clone(clock));
+pub(super) fn part(keys: &IssuerKeys, now: Timestamp) -> Part {
     let name = format!("issuer {}", keys.name());
-    let state = move || {
-        if keys.has_keys(clock.now()) {
-            PartState::Ready
-        } else if keys.attempted() {
-            PartState::Impaired(
-                "without keys: its tokens are answered with 503 until it gives some".to_owned(),
-            )
-        } else {
-            PartState::Waiting("the first fetch of its key set".to_owned())
-        }
+    let state = if keys.has_keys(now) {
+        PartState::Ready
+    } else if keys.attempted() {
+        PartState::Impaired("without keys: its tokens are answered with 503 until it gives some".to_owned())
+    } else {
+        PartState::Waiting("the first fetch of its key set".to_owned())
     };
-    Part { name, state: Box::new(state) }
+    Part { name, state }
 }

@@ -1,11 +1,14 @@
 //! The composition root: configuration in, a running gateway out, and its orderly end.
 
+mod generation;
 mod key_sets;
 mod lifetime;
 mod logging;
+mod reload;
 mod secret_file;
 mod sessions;
 mod users;
+mod watch;
 
 use crate::access_log::AccessLog;
 use crate::admin::{Admin, Part, PartState};
@@ -16,24 +19,22 @@ use crate::gateway::engine::{self, NoRoots};
 use crate::gateway::listener::{self, Connections, ListenError, Listener};
 use crate::gateway::settings::LogFormat;
 use crate::gateway::snapshot::{Snapshot, SnapshotError};
-use crate::gateway::upstream::{Upstream, UpstreamError};
-use crate::key_set::cache::{Fetching, IssuerKeys, KeyEvent};
+use crate::gateway::upstream::UpstreamError;
 use crate::metrics::{Metrics, MetricsError};
-use crate::outbound::{Client, OutboundError};
-use crate::token::verified_cache::{Lookup, VerifiedCache};
-use crate::token::verifier::{IssuerError, Verifier};
+use crate::outbound::OutboundError;
+use crate::token::verifier::IssuerError;
+use arc_swap::ArcSwap;
+use generation::Workshop;
 use lifetime::Signals;
 use pingora_core::apps::HttpServerApp as _;
+use reload::{Running, Served};
 use sessions::Sessions;
-use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::runtime::Runtime;
-use tokio::sync::watch;
-
-/// Memory of verified tokens, in bytes.
-const VERIFIED_CACHE_BYTES: u64 = 32 * 1024 * 1024;
+use tokio::task::JoinSet;
+use watch::Watch;
 
 /// Why the gateway does not start. Its text is what the person at the terminal reads.
 #[derive(Debug, thiserror::Error)]
@@ -85,7 +86,7 @@ pub fn run(path: &Path) -> Result<(), StartError> {
         tracing::warn!("{warning}");
     }
     let runtime = runtime(config.server.threads)?;
-    let result = runtime.block_on(serve(config));
+    let result = runtime.block_on(serve(path, config));
     // What still runs now is past its deadline.
     runtime.shutdown_background();
     result
@@ -101,8 +102,9 @@ fn runtime(threads: usize) -> std::io::Result<Runtime> {
 
 /// Builds everything, binds everything, serves until the signal. Whatever can fail does so before the first
 /// connection is accepted.
-async fn serve(config: Config) -> Result<(), StartError> {
+async fn serve(path: &Path, mut config: Config) -> Result<(), StartError> {
     let mut signals = Signals::listen()?;
+    let watch = Watch::new(reload::files(path, &config))?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let metrics = Metrics::new()?;
     count_panics(metrics.clone());
@@ -111,63 +113,59 @@ async fn serve(config: Config) -> Result<(), StartError> {
     let admin_listener =
         config.admin.as_ref().map(|admin| Listener::bind_plain(admin.address)).transpose()?;
 
-    let sessions = match config.sessions {
+    let sessions = match config.sessions.take() {
         Some(settings) => Some(Sessions::build(settings, &metrics, &clock)?),
         None => None,
     };
-    let lookups = metrics.clone();
-    let observer = Arc::new(move |lookup: Lookup| lookups.token_cache(lookup == Lookup::Hit));
-    let cache = Arc::new(VerifiedCache::new(VERIFIED_CACHE_BYTES, observer));
-    let verifier = verifier(&config.issuers, sessions.as_ref(), Arc::clone(&cache), &metrics, &clock)?;
-    let mut upstreams = HashMap::new();
-    for settings in &config.upstreams {
-        let upstream = Arc::new(Upstream::new(settings, metrics.upstream(&settings.name))?);
-        tokio::spawn(Arc::clone(&upstream).keep_resolved());
-        upstreams.insert(settings.name.clone(), upstream);
-    }
-    let snapshot = Snapshot::new(
-        config.routes.routes(),
-        &upstreams,
-        config.protected,
-        Arc::clone(&verifier),
-        sessions.as_ref().map(Sessions::assertions),
-        &config.server,
-        &metrics,
-    )?;
+    let workshop = Workshop::new(metrics.clone(), &clock, sessions.as_ref())?;
+    let snapshot = Arc::new(ArcSwap::from_pointee(workshop.build(&config, None)?));
 
     let draining = Arc::new(AtomicBool::new(false));
-    let (stop_accepting, stopped) = watch::channel(false);
+    let (stop_accepting, stopped) = tokio::sync::watch::channel(false);
     // The admin side answers to the very end, so that a balancer sees why nothing else does.
-    let (_admin_stays, admin_stopped) = watch::channel(false);
+    let (_admin_stays, admin_stopped) = tokio::sync::watch::channel(false);
     if let Some(listener) = admin_listener {
-        let admin =
-            admin(&metrics, &draining, sessions.as_ref(), verifier.key_sets().cloned().collect(), &clock);
+        let admin = admin(&metrics, &draining, sessions.as_ref(), &snapshot, &clock);
         let connections = Connections::new(&config.server.limits, Arc::clone(&clock), None);
         tokio::spawn(listener::serve(listener, Arc::new(admin), Arc::new(connections), admin_stopped));
     }
-    let own = sessions.as_ref().map(|sessions| sessions.serve(cache));
+    let own = sessions.as_ref().map(|sessions| sessions.serve(Arc::clone(workshop.cache())));
+    let shared = Arc::clone(&snapshot);
     let gateway =
-        Gateway::new(snapshot, own, metrics.clone(), log.clone(), Arc::clone(&clock), Arc::clone(&draining));
+        Gateway::new(shared, own, metrics.clone(), log.clone(), Arc::clone(&clock), Arc::clone(&draining));
     let engine = Arc::new(engine::engine(gateway, &config.server, &config.upstreams)?);
-    let connections = Arc::new(Connections::new(&config.server.limits, clock, Some(metrics)));
-    let mut accepting = tokio::task::JoinSet::new();
+    let connections = Arc::new(Connections::new(&config.server.limits, clock, Some(metrics.clone())));
+    let mut accepting = JoinSet::new();
+    let mut certificates = Vec::new();
     for (listener, settings) in listeners.into_iter().zip(&config.server.listeners) {
-        tracing::info!(address = %settings.address, tls = settings.tls.is_some(), "listening");
-        accepting.spawn(listener::serve(
-            listener,
-            Arc::clone(&engine),
-            Arc::clone(&connections),
-            stopped.clone(),
-        ));
+        tracing::info!(address = %settings.address, tls = !settings.tls.is_empty(), "listening");
+        if let Some(shown) = listener.certificates() {
+            certificates.push(Served::follow(settings, Arc::clone(shown))?);
+        }
+        let (engine, connections) = (Arc::clone(&engine), Arc::clone(&connections));
+        accepting.spawn(listener::serve(listener, engine, connections, stopped.clone()));
     }
+    let shutdown = tokio::sync::watch::Sender::new(config.server.shutdown);
+    let running = Running {
+        path: path.to_owned(),
+        started_with: config,
+        workshop,
+        snapshot,
+        connections: Arc::clone(&connections),
+        certificates,
+        shutdown: shutdown.clone(),
+        metrics,
+    };
+    let reloading = tokio::spawn(running.follow(watch));
 
     tokio::select! {
         () = signals.stop() => {}
         // Accepting ends only on our word; anything else is a fault, and a deaf process helps nobody.
         Some(_) = accepting.join_next() => return Err(StartError::ListenerLost),
     }
+    reloading.abort();
     let drop_idle = async { engine.http_cleanup().await };
-    let drain = config.server.shutdown;
+    let drain = *shutdown.borrow();
     lifetime::wind_down(drain, &mut signals, &draining, &stop_accepting, &connections, drop_idle).await;
     if let Some(sessions) = &sessions {
         sessions.finish().await;
@@ -177,51 +175,28 @@ async fn serve(config: Config) -> Result<(), StartError> {
     Ok(())
 }
 
-fn verifier(
-    issuers: &[crate::token::verifier::IssuerSettings],
-    sessions: Option<&Sessions>,
-    cache: Arc<VerifiedCache>,
-    metrics: &Metrics,
-    clock: &Arc<dyn Clock>,
-) -> Result<Arc<Verifier>, StartError> {
-    let fetches = metrics.clone();
-    let fetching = Fetching {
-        clock: Arc::clone(clock),
-        client: Client::new()?,
-        runtime: tokio::runtime::Handle::current(),
-        observer: Arc::new(move |event: KeyEvent<'_>| key_sets::tell(&fetches, &event)),
-    };
-    let own = sessions.map(Sessions::issuer);
-    let verifier = Arc::new(Verifier::new(issuers.to_vec(), own, &fetching, cache, None)?);
-    for keys in verifier.key_sets() {
-        tokio::spawn(Arc::clone(keys).keep_fresh());
-    }
-    Ok(verifier)
-}
-
 /// The admin side: what must be ready, and the gauges that are read off something.
 fn admin(
     metrics: &Metrics,
     draining: &Arc<AtomicBool>,
     sessions: Option<&Sessions>,
-    key_sets: Vec<Arc<IssuerKeys>>,
+    snapshot: &Arc<ArcSwap<Snapshot>>,
     clock: &Arc<dyn Clock>,
 ) -> Admin {
-    let draining = Arc::clone(draining);
-    let state = move || {
-        if draining.load(Ordering::Relaxed) {
-            return PartState::Waiting("stopping".to_owned());
-        }
-        PartState::Ready
+    let (draining, serving, now) = (Arc::clone(draining), Arc::clone(snapshot), Arc::clone(clock));
+    let sessions_part = sessions.map(Sessions::part);
+    let parts = move || {
+        let stopping = draining.load(Ordering::Relaxed).then(|| PartState::Waiting("stopping".to_owned()));
+        let gateway = Part { name: "gateway".to_owned(), state: stopping.unwrap_or(PartState::Ready) };
+        let snapshot = serving.load();
+        let issuers = snapshot.verifier().key_sets().map(|keys| key_sets::part(keys, now.now()));
+        std::iter::once(gateway).chain(sessions_part.as_ref().map(|part| part())).chain(issuers).collect()
     };
-    let mut parts = vec![Part { name: "gateway".to_owned(), state: Box::new(state) }];
-    parts.extend(sessions.map(Sessions::part));
-    parts.extend(key_sets.iter().map(|keys| key_sets::part(keys, clock)));
     let gauges = sessions.map(Sessions::gauges);
-    let clock = Arc::clone(clock);
+    let (clock, snapshot) = (Arc::clone(clock), Arc::clone(snapshot));
     let before_scrape = move |metrics: &Metrics| {
         let now = clock.now();
-        for keys in &key_sets {
+        for keys in snapshot.load().verifier().key_sets() {
             if let Some(age) = keys.age(now) {
                 metrics.key_set_age(keys.name(), age);
             }
@@ -230,7 +205,7 @@ fn admin(
             gauges(metrics, now);
         }
     };
-    Admin::new(metrics.clone(), parts, Box::new(before_scrape))
+    Admin::new(metrics.clone(), Box::new(parts), Box::new(before_scrape))
 }
 
 /// A panic is a bug: it is told and counted, and ends no more than its own task.

@@ -2,6 +2,7 @@
 
 use super::secret_file::{self, SecretFileError};
 use super::users;
+use super::watch::Watch;
 use crate::admin::{Part, PartState};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{SecretPlan, SessionsConfig, StoreConfig};
@@ -51,9 +52,9 @@ pub enum SessionsError {
     /// A user of the users file cannot be one.
     #[error("sessions.users.file: {0}")]
     Users(#[from] RecordError),
-    /// The system gives no threads.
-    #[error("the password threads: {0}")]
-    Threads(#[from] std::io::Error),
+    /// The system gives no threads, or no signal.
+    #[error("the system refuses: {0}")]
+    System(#[from] std::io::Error),
 }
 
 /// Our own issuer, ready to serve.
@@ -122,7 +123,8 @@ impl Sessions {
         tokio::spawn(revocation::follow(Arc::clone(&store), Arc::clone(&revocations), Arc::clone(clock)));
         tokio::spawn(confirmation::deliver(Arc::clone(&confirmations), Arc::clone(&store)));
         tokio::spawn(deferred::carry_out(Arc::clone(&deferred), Arc::clone(&store)));
-        tokio::spawn(users::follow(config.users.path, Arc::clone(&directory)));
+        let watch = Watch::new(vec![config.users.path.clone()])?;
+        tokio::spawn(users::follow(config.users.path, watch, Arc::clone(&directory)));
         Ok(Self {
             tokens: Arc::new(tokens),
             signer: Arc::new(signer),
@@ -144,8 +146,8 @@ impl Sessions {
     }
 
     /// What makes assertions for upstreams.
-    pub(super) fn assertions(&self) -> Assertions {
-        Assertions::new(Arc::clone(&self.signer), ASSERTION_CACHE_BYTES)
+    pub(super) fn assertions(&self) -> Arc<Assertions> {
+        Arc::new(Assertions::new(Arc::clone(&self.signer), ASSERTION_CACHE_BYTES))
     }
 
     /// The endpoints, and what the proxy asks about sessions.
@@ -171,15 +173,16 @@ impl Sessions {
     }
 
     /// Ready once it is known what was ended before this gateway started.
-    pub(super) fn part(&self) -> Part {
+    pub(super) fn part(&self) -> impl Fn() -> Part + Send + Sync + 'static {
         let revocations = Arc::clone(&self.revocations);
-        let state = move || {
-            if revocations.ready() {
-                return PartState::Ready;
-            }
-            PartState::Waiting("the first read of the revocation feed from the store".to_owned())
-        };
-        Part { name: "sessions".to_owned(), state: Box::new(state) }
+        move || {
+            let state = if revocations.ready() {
+                PartState::Ready
+            } else {
+                PartState::Waiting("the first read of the revocation feed from the store".to_owned())
+            };
+            Part { name: "sessions".to_owned(), state }
+        }
     }
 
     /// Sets the gauges of sessions.
@@ -211,6 +214,6 @@ impl Sessions {
 fn first(errors: Vec<RecordError>) -> SessionsError {
     match errors.into_iter().next() {
         Some(error) => error.into(),
-        None => SessionsError::Threads(std::io::Error::other("the users file was refused without a reason")),
+        None => SessionsError::System(std::io::Error::other("the users file was refused without a reason")),
     }
 }

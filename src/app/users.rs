@@ -1,25 +1,15 @@
 //! Follows the users file: a good change is taken over, a broken one is told and changes nothing.
 
+use super::watch::Watch;
 use crate::config;
 use crate::directory::file::FileDirectory;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
-/// Time between two looks at the file.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-
-/// Reloads the users when the file changes, for as long as it is polled. Looking by name follows the
-/// symbolic links of a mounted `ConfigMap`, which a watch on the file would lose.
-pub(super) async fn follow(path: PathBuf, directory: Arc<FileDirectory>) {
-    let mut known = mark(&path);
+/// Reloads the users when the file changes or SIGHUP comes, for as long as it is polled.
+pub(super) async fn follow(path: PathBuf, mut watch: Watch, directory: Arc<FileDirectory>) {
     loop {
-        tokio::time::sleep(LOOK_EVERY).await;
-        let now = mark(&path);
-        if now == known {
-            continue;
-        }
-        known = now;
+        watch.changed().await;
         match config::load_users(&path) {
             Ok(records) => match directory.replace(records) {
                 Ok(()) => tracing::info!(file = %path.display(), "users reloaded"),
@@ -33,10 +23,4 @@ pub(super) async fn follow(path: PathBuf, directory: Arc<FileDirectory>) {
             }
         }
     }
-}
-
-/// What changes when the file does: time and size of whatever the path leads to now.
-fn mark(path: &PathBuf) -> Option<(SystemTime, u64)> {
-    let metadata = std::fs::metadata(path).ok()?;
-    Some((metadata.modified().ok()?, metadata.len()))
 }

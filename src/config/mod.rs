@@ -28,15 +28,17 @@ pub use users::{UsersConfig, load_users};
 use crate::gateway::headers::ProtectedNames;
 use crate::gateway::route::{self, Route};
 use crate::gateway::settings::{AdminSettings, LogSettings, ServerSettings, UpstreamSettings};
+use crate::key_set::Source;
 use crate::policy::forward::ForwardPlan;
 use crate::policy::pattern::PathPrefix;
 use crate::policy::route::RouteTable;
 use crate::token::claims::GATEWAY_ISSUER;
 use crate::token::verifier::IssuerSettings;
 use finding::Report;
-use reader::{Scope, Value};
+use reader::{Fields, Scope, Value};
 use secrets::Environment;
-use std::path::Path;
+use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use yaml::Node;
 
@@ -61,6 +63,17 @@ pub struct Config {
     pub protected: ProtectedNames,
     /// What is allowed, but risky; in the order of the file.
     pub warnings: Vec<Finding>,
+    fixed: Fixed,
+}
+
+/// The sections that are read at start only, as they stand in the file.
+struct Fixed(Vec<(&'static str, Option<Node>)>);
+
+/// Secrets of the environment may stand in them.
+impl fmt::Debug for Fixed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Fixed([redacted])")
+    }
 }
 
 impl Config {
@@ -88,6 +101,40 @@ impl Config {
         };
         let config = config.ok_or_else(|| ConfigErrors { errors: vec![incomplete()] })?;
         Ok(Self { warnings, ..config })
+    }
+
+    /// The sections in which `other` says something else that only a restart can take over.
+    pub fn needs_restart(&self, other: &Self) -> Vec<&'static str> {
+        let sockets = |config: &Self| -> Vec<_> {
+            let listeners = config.server.listeners.iter();
+            listeners.map(|listener| (listener.address, listener.http2, listener.tls.is_empty())).collect()
+        };
+        let mut sections: Vec<_> = self
+            .fixed
+            .0
+            .iter()
+            .zip(&other.fixed.0)
+            .filter(|(a, b)| a != b)
+            .map(|((name, _), _)| *name)
+            .collect();
+        if self.server.threads != other.server.threads {
+            sections.push("server.threads");
+        }
+        if sockets(self) != sockets(other) {
+            sections.push("server.listeners");
+        }
+        sections
+    }
+
+    /// The files beside the configuration itself whose change is a change of it: key sets and trusted
+    /// certificates. Users and listeners' certificates are followed on their own.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let key_sets = self.issuers.iter().filter_map(|issuer| match &issuer.keys.source {
+            Source::File(path) => Some(path.clone()),
+            _ => None,
+        });
+        let trusted = self.upstreams.iter().filter_map(|upstream| upstream.tls.as_ref()?.ca.as_ref());
+        key_sets.chain(trusted.map(|ca| ca.path.clone())).collect()
     }
 }
 
@@ -153,7 +200,14 @@ fn config(root: &Value<'_>) -> Option<Config> {
     let routes = route::table(routes.unwrap_or_default()).ok()?;
     let protected = ProtectedNames::new(&known.headers).ok()?;
     let warnings = Vec::new();
-    Some(Config { server, admin, log, issuers, sessions, upstreams, routes, protected, warnings })
+    let fixed = fixed(&fields);
+    Some(Config { server, admin, log, issuers, sessions, upstreams, routes, protected, warnings, fixed })
+}
+
+/// What a running gateway does not take over, whatever else it does.
+fn fixed(fields: &Fields<'_>) -> Fixed {
+    let section = |name| (name, fields.get(name).map(|value| value.node.clone()));
+    Fixed(vec![section("admin"), section("log"), section("sessions")])
 }
 
 #[cfg(test)]
@@ -178,8 +232,18 @@ mod tests {
         let report = Report::new(Path::new(REFERENCE));
         let config = compile(Path::new(REFERENCE), root, &|_| None, &report);
         report.conclude().map_err(|errors| errors.to_string())?;
-        let Config { server, admin, log, issuers, sessions, upstreams, routes, protected, warnings: _ } =
-            config.expect("settings, since there is no error");
+        let Config {
+            server,
+            admin,
+            log,
+            issuers,
+            sessions,
+            upstreams,
+            routes,
+            protected,
+            warnings: _,
+            fixed: _,
+        } = config.expect("settings, since there is no error");
         let routes = routes.routes();
         let mut out = format!("{server:#?}\n{admin:#?}\n{log:#?}\n{issuers:#?}\n{sessions:#?}\n");
         write!(out, "{upstreams:#?}\n{routes:#?}\n{protected:?}").unwrap();
@@ -442,7 +506,7 @@ mod tests {
             Config::load(&folder.0.join("test.yaml")).map_err(|errors| errors.to_string())
         };
         let listener = load("key.pem").unwrap().server.listeners.remove(0);
-        assert!(listener.http2 && listener.tls.unwrap().private_key.ends_with("key.pem"));
+        assert!(listener.http2 && listener.tls[0].private_key.ends_with("key.pem"));
         let error = load("other.pem").unwrap_err();
         assert!(
             error.contains(

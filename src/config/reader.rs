@@ -84,6 +84,11 @@ impl<'a> Value<'a> {
         matches!(self.node.kind, Kind::Mapping(_))
     }
 
+    /// Whether this is a list; reports nothing.
+    pub(super) fn is_list(&self) -> bool {
+        matches!(self.node.kind, Kind::Sequence(_))
+    }
+
     pub(super) fn is_empty_list(&self) -> bool {
         matches!(&self.node.kind, Kind::Sequence(nodes) if nodes.is_empty())
     }

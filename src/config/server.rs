@@ -33,7 +33,7 @@ fn default_limits() -> Limits {
 
 pub(super) fn server(value: Option<&Value<'_>>) -> ServerSettings {
     let mut settings = ServerSettings {
-        listeners: vec![ListenerSettings { address: DEFAULT_LISTENER, tls: None, http2: false }],
+        listeners: vec![ListenerSettings { address: DEFAULT_LISTENER, tls: Vec::new(), http2: false }],
         threads: 0,
         trusted_proxies: Vec::new(),
         limits: default_limits(),
@@ -71,7 +71,7 @@ fn listeners(value: &Value<'_>) -> Vec<ListenerSettings> {
         let address = address_value.as_ref().and_then(address);
         let tls = fields.get("tls");
         let http2 = fields.boolean("http2", tls.is_some());
-        let tls = tls.as_ref().and_then(tls_files);
+        let tls = tls.as_ref().map(certificates).unwrap_or_default();
         if let (Some(address), Some(value)) = (address, address_value) {
             if listeners.iter().any(|other| overlap(other.address, address)) {
                 value.error(format!("{address} is already bound by a listener above"), "use another port");
@@ -94,6 +94,18 @@ fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
         && a.port() != 0
         && same_family
         && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
+}
+
+/// One certificate, or a list of them for several names on one listener.
+fn certificates(value: &Value<'_>) -> Vec<TlsFiles> {
+    if !value.is_list() {
+        return tls_files(value).into_iter().collect();
+    }
+    let items = value.items("write one { certificate: …, private_key: … } per certificate");
+    if items.is_empty() {
+        value.error("no certificate", "add { certificate: tls/cert.pem, private_key: tls/key.pem }");
+    }
+    items.iter().filter_map(tls_files).collect()
 }
 
 fn tls_files(value: &Value<'_>) -> Option<TlsFiles> {

@@ -139,7 +139,7 @@ fn warn_of_cookies_in_plain(
     issuer: Option<&str>,
 ) {
     let reachable =
-        |listener: &ListenerSettings| listener.tls.is_none() && !listener.address.ip().is_loopback();
+        |listener: &ListenerSettings| listener.tls.is_empty() && !listener.address.ip().is_loopback();
     let https = issuer.is_some_and(|issuer| issuer.starts_with("https://"));
     if endpoints.delivery != DeliveryRule::Body && !https && server.listeners.iter().any(reachable) {
         fields.place_of("delivery").warning(

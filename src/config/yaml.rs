@@ -13,13 +13,20 @@ const MAX_DEPTH: usize = 32;
 /// Enough for ten thousand routes or users; beyond it a file takes longer to read than anyone waits.
 const MAX_NODES: usize = 250_000;
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Node {
     pub(super) mark: Mark,
     pub(super) kind: Kind,
 }
 
-#[derive(Debug)]
+/// Two nodes are equal if they say the same, wherever they stand.
+impl PartialEq for Node {
+    fn eq(&self, other: &Self) -> bool {
+        self.kind == other.kind
+    }
+}
+
+#[derive(Debug, Clone, PartialEq)]
 pub(super) enum Kind {
     /// Nothing, `~` or `null`.
     Null,
@@ -30,7 +37,7 @@ pub(super) enum Kind {
     Broken,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Scalar {
     pub(super) text: String,
     pub(super) style: Style,
@@ -46,11 +53,17 @@ pub(super) enum Style {
     Environment,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Entry {
     pub(super) mark: Mark,
     pub(super) key: String,
     pub(super) value: Node,
+}
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        self.key == other.key && self.value == other.value
+    }
 }
 
 /// The path of member `key` of what is at `path`.

@@ -40,13 +40,9 @@ pub fn engine(
     server: &ServerSettings,
     upstreams: &[UpstreamSettings],
 ) -> Result<HttpProxy<Gateway>, NoRoots> {
+    check_roots(upstreams)?;
     // Pingora reads the system's roots however little they are needed, and panics if it cannot.
-    let ca_file = if upstreams.iter().any(trusts_the_system) {
-        system_roots()?;
-        None
-    } else {
-        Some(NO_CERTIFICATES.to_owned())
-    };
+    let ca_file = system_roots().is_err().then(|| NO_CERTIFICATES.to_owned());
     let conf =
         ServerConf { threads: threads(server), max_retries: MOST_ATTEMPTS, ca_file, ..ServerConf::default() };
     let mut engine = pingora_proxy::http_proxy(&Arc::new(conf), gateway);
@@ -59,6 +55,14 @@ pub fn engine(
     engine.server_options = Some(options);
     engine.h2_options = Some(h2_options(&server.limits));
     Ok(engine)
+}
+
+/// Checks that the system has roots, if these upstreams are verified against them.
+///
+/// # Errors
+/// [`NoRoots`] if not.
+pub fn check_roots(upstreams: &[UpstreamSettings]) -> Result<(), NoRoots> {
+    if upstreams.iter().any(trusts_the_system) { system_roots() } else { Ok(()) }
 }
 
 /// The threads there will be: pools of idle upstream connections are sized by them.

@@ -1,6 +1,7 @@
 //! A client's connection with the deadlines Pingora leaves open: a total time for the header block, a limit
 //! on idle keep-alive, and one on a client that does not read what it is sent.
 
+use super::settings::Limits;
 use super::tcp::PREFACE;
 use super::unparsed::{self, Arrived};
 use crate::metrics::Metrics;
@@ -25,6 +26,8 @@ use tokio::time::{Instant, Sleep};
 /// What every connection of a listener is held to.
 #[derive(Debug)]
 pub(super) struct Bounds {
+    /// Connections at one time.
+    pub(super) connections: usize,
     /// Time for a whole header block.
     pub(super) header: Duration,
     /// Time between requests.
@@ -35,6 +38,20 @@ pub(super) struct Bounds {
     pub(super) header_fields: usize,
     /// Client connections are counted, those of the admin side are not.
     pub(super) metrics: Option<Metrics>,
+}
+
+impl Bounds {
+    pub(super) fn new(limits: &Limits, metrics: Option<Metrics>) -> Self {
+        Self {
+            connections: limits.connections,
+            header: limits.header_timeout,
+            idle: limits.idle_timeout,
+            write: limits.body_timeout,
+            header_bytes: limits.header_bytes,
+            header_fields: limits.header_fields,
+            metrics,
+        }
+    }
 }
 
 /// What the connection is doing, as far as its deadlines are concerned.
@@ -317,7 +334,15 @@ mod tests {
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (server, peer) = listener.accept().await.unwrap();
         let io = TcpIo::new(server, peer, SystemTime::UNIX_EPOCH);
-        let bounds = Bounds { header, idle, write, header_bytes: 1024, header_fields: 10, metrics: None };
+        let bounds = Bounds {
+            connections: 1,
+            header,
+            idle,
+            write,
+            header_bytes: 1024,
+            header_fields: 10,
+            metrics: None,
+        };
         let deadline = Instant::now() + header;
         (client, Guarded::new(Box::new(io), false, deadline, Arc::new(bounds)))
     }

@@ -6,8 +6,11 @@
 use super::guard::{Bounds, Guarded};
 use super::settings::{Limits, ListenerSettings};
 use super::tcp::TcpIo;
+use super::tls;
+pub use super::tls::Certificates;
 use crate::clock::Clock;
 use crate::metrics::Metrics;
+use arc_swap::ArcSwap;
 use pingora_core::apps::ServerApp;
 use pingora_core::listeners::tls::Acceptor;
 use pingora_core::protocols::Stream;
@@ -15,7 +18,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 /// Connections the kernel may hold before they are accepted.
@@ -46,12 +49,16 @@ pub enum ListenError {
         /// What is wrong.
         what: String,
     },
+    /// The TLS library refuses.
+    #[error("TLS: {0}")]
+    Tls(String),
 }
 
 /// A bound listener that accepts nothing yet.
 pub struct Listener {
     socket: TcpListener,
     tls: Option<Arc<Acceptor>>,
+    certificates: Option<Arc<Certificates>>,
     /// HTTP/2 by prior knowledge; on TLS it is agreed upon by ALPN.
     preface: bool,
 }
@@ -62,9 +69,16 @@ impl Listener {
     /// # Errors
     /// [`ListenError`] names the address or the file.
     pub fn bind(settings: &ListenerSettings) -> Result<Self, ListenError> {
-        let tls =
-            settings.tls.as_ref().map(|files| super::tls::acceptor(files, settings.http2)).transpose()?;
-        Ok(Self { socket: bind(settings.address)?, tls: tls.map(Arc::new), preface: settings.http2 })
+        let files = Some(settings.tls.as_slice()).filter(|files| !files.is_empty());
+        let certificates = files.map(Certificates::read).transpose()?.map(Arc::new);
+        let acceptor = |certificates: &Arc<_>| tls::acceptor(Arc::clone(certificates), settings.http2);
+        let tls = certificates.as_ref().map(acceptor).transpose()?.map(Arc::new);
+        Ok(Self { socket: bind(settings.address)?, tls, certificates, preface: settings.http2 })
+    }
+
+    /// The certificates it shows, on a TLS listener.
+    pub fn certificates(&self) -> Option<&Arc<Certificates>> {
+        self.certificates.as_ref()
     }
 
     /// Binds a plain listener, for the admin side. Must be called inside a Tokio runtime.
@@ -72,7 +86,7 @@ impl Listener {
     /// # Errors
     /// [`ListenError`] names the address.
     pub fn bind_plain(address: SocketAddr) -> Result<Self, ListenError> {
-        Ok(Self { socket: bind(address)?, tls: None, preface: false })
+        Ok(Self { socket: bind(address)?, tls: None, certificates: None, preface: false })
     }
 }
 
@@ -89,37 +103,68 @@ fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {
 
 /// What every connection of a listener shares.
 pub struct Connections {
-    permits: Arc<Semaphore>,
-    total: u32,
-    bounds: Arc<Bounds>,
+    bounds: ArcSwap<Bounds>,
+    /// How many are open, watched by whoever waits for the last one to end.
+    open: watch::Sender<usize>,
     clock: Arc<dyn Clock>,
+    /// Client connections are counted, those of the admin side are not.
+    metrics: Option<Metrics>,
 }
 
 impl Connections {
     /// At most `limits.connections` at one time, with the deadlines of `limits`. With `metrics` they are
     /// counted.
     pub fn new(limits: &Limits, clock: Arc<dyn Clock>, metrics: Option<Metrics>) -> Self {
-        let total = u32::try_from(limits.connections).unwrap_or(u32::MAX);
-        let bounds = Bounds {
-            header: limits.header_timeout,
-            idle: limits.idle_timeout,
-            write: limits.body_timeout,
-            header_bytes: limits.header_bytes,
-            header_fields: limits.header_fields,
-            metrics,
-        };
-        Self { permits: Arc::new(Semaphore::new(total as usize)), total, bounds: Arc::new(bounds), clock }
+        let bounds = ArcSwap::from_pointee(Bounds::new(limits, metrics.clone()));
+        Self { bounds, open: watch::Sender::new(0), clock, metrics }
+    }
+
+    /// Holds connections accepted from now on to other limits.
+    pub fn set_limits(&self, limits: &Limits) {
+        self.bounds.store(Arc::new(Bounds::new(limits, self.metrics.clone())));
     }
 
     /// Waits until no connection is left.
     pub async fn drained(&self) {
-        // Fails only when the semaphore is closed, which nothing does.
-        let _ = self.permits.acquire_many(self.total).await;
+        // Fails only without a sender, which is here.
+        let _ = self.open.subscribe().wait_for(|open| *open == 0).await;
     }
 
     /// Connections open now.
     pub fn open(&self) -> usize {
-        (self.total as usize).saturating_sub(self.permits.available_permits())
+        *self.open.borrow()
+    }
+
+    /// A place for one more connection, with the bounds it is held to; `None` if all are taken.
+    fn admit(self: &Arc<Self>) -> Option<(Place, Arc<Bounds>)> {
+        let bounds = self.bounds.load_full();
+        let admitted = self.open.send_if_modified(|open| {
+            let free = *open < bounds.connections;
+            *open += usize::from(free);
+            free
+        });
+        if !admitted {
+            if let Some(metrics) = &self.metrics {
+                metrics.connection_refused();
+            }
+            return None;
+        }
+        if let Some(metrics) = &self.metrics {
+            metrics.connection_opened();
+        }
+        Some((Place(Arc::clone(self)), bounds))
+    }
+}
+
+/// One connection's place. Given back however the connection ends, a panic included.
+struct Place(Arc<Connections>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.open.send_modify(|open| *open = open.saturating_sub(1));
+        if let Some(metrics) = &self.0.metrics {
+            metrics.connection_closed();
+        }
     }
 }
 
@@ -147,20 +192,9 @@ pub async fn serve<A>(
                 continue;
             }
         };
-        let Ok(permit) = Arc::clone(&connections.permits).try_acquire_owned() else {
-            if let Some(metrics) = &connections.bounds.metrics {
-                metrics.connection_refused();
-            }
-            continue;
-        };
-        let connection = Connection {
-            tcp,
-            peer,
-            tls: listener.tls.clone(),
-            shared: Arc::clone(&connections),
-            preface: listener.preface,
-            _permit: permit,
-        };
+        let Some((place, bounds)) = connections.admit() else { continue };
+        let connection =
+            Connection { tcp, peer, tls: listener.tls.clone(), preface: listener.preface, bounds, place };
         tokio::spawn(connection.run(Arc::clone(&app), shutdown.clone()));
     }
 }
@@ -176,9 +210,9 @@ struct Connection {
     tcp: TcpStream,
     peer: SocketAddr,
     tls: Option<Arc<Acceptor>>,
-    shared: Arc<Connections>,
     preface: bool,
-    _permit: OwnedSemaphorePermit,
+    bounds: Arc<Bounds>,
+    place: Place,
 }
 
 impl Connection {
@@ -186,13 +220,12 @@ impl Connection {
     where
         A: ServerApp + Send + Sync + 'static,
     {
-        let _counted = self.shared.bounds.metrics.clone().map(Counted::new);
+        let place = self.place;
         // Small answers leave at once; a socket that cannot do that still works.
         let _ = self.tcp.set_nodelay(true);
-        let since = SystemTime::UNIX_EPOCH + Duration::from_millis(self.shared.clock.now().as_millis());
+        let since = SystemTime::UNIX_EPOCH + Duration::from_millis(place.0.clock.now().as_millis());
         let tcp = TcpIo::new(self.tcp, self.peer, since);
-        let bounds = Arc::clone(&self.shared.bounds);
-        let open = open(tcp, self.tls.as_deref(), self.preface, bounds);
+        let open = open(tcp, self.tls.as_deref(), self.preface, self.bounds);
         let guarded = tokio::select! {
             opened = open => match opened {
                 Ok(guarded) => guarded,
@@ -234,22 +267,6 @@ async fn open(
         Box::new(tcp)
     };
     Ok(Guarded::new(stream, preface, deadline, bounds))
-}
-
-/// Keeps the gauge right however the connection ends, a panic included.
-struct Counted(Metrics);
-
-impl Counted {
-    fn new(metrics: Metrics) -> Self {
-        metrics.connection_opened();
-        Self(metrics)
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.connection_closed();
-    }
 }
 
 #[cfg(test)]

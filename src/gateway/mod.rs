@@ -68,7 +68,7 @@ impl OwnSessions {
 
 /// The proxy, as Pingora drives it.
 pub struct Gateway {
-    snapshot: ArcSwap<Snapshot>,
+    snapshot: Arc<ArcSwap<Snapshot>>,
     endpoints: Option<Arc<Endpoints>>,
     sessions: Option<OwnSessions>,
     metrics: Metrics,
@@ -79,9 +79,9 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Puts the proxy together. `draining` turns true when the gateway is about to stop.
+    /// Puts the proxy together. A request sees the `snapshot` that was there at its start; `draining` turns true when the gateway is about to stop.
     pub fn new(
-        snapshot: Snapshot,
+        snapshot: Arc<ArcSwap<Snapshot>>,
         sessions: Option<(Arc<Endpoints>, OwnSessions)>,
         metrics: Metrics,
         log: AccessLog,
@@ -90,7 +90,7 @@ impl Gateway {
     ) -> Self {
         let (endpoints, sessions) = sessions.unzip();
         Self {
-            snapshot: ArcSwap::from_pointee(snapshot),
+            snapshot,
             endpoints,
             sessions,
             endpoint_metrics: report::EndpointMetrics::new(&metrics),

@@ -27,8 +27,9 @@ pub struct ServerSettings {
 pub struct ListenerSettings {
     /// The address to bind.
     pub address: SocketAddr,
-    /// The certificate, on a TLS listener.
-    pub tls: Option<TlsFiles>,
+    /// The certificates of a TLS listener, chosen by the name the client asks for, else the first; none on a
+    /// plain one.
+    pub tls: Vec<TlsFiles>,
     /// HTTP/2: by ALPN on a TLS listener, by prior knowledge on a plain one.
     pub http2: bool,
 }

@@ -18,9 +18,10 @@ pub struct Snapshot {
     pub(super) protected: ProtectedNames,
     pub(super) verifier: Arc<Verifier>,
     /// Assertions for upstreams, where there is a key to sign them.
-    pub(super) assertions: Option<Assertions>,
+    pub(super) assertions: Option<Arc<Assertions>>,
     pub(super) limits: Limits,
     pub(super) trusted_proxies: Vec<IpNet>,
+    upstreams: HashMap<String, Arc<Upstream>>,
     /// Counts requests that no route serves.
     pub(super) unrouted: RouteMetrics,
 }
@@ -58,10 +59,10 @@ impl Snapshot {
     /// [`SnapshotError`] for routes that tie or lead nowhere.
     pub fn new(
         routes: &[Arc<Route>],
-        upstreams: &HashMap<String, Arc<Upstream>>,
+        upstreams: HashMap<String, Arc<Upstream>>,
         protected: ProtectedNames,
         verifier: Arc<Verifier>,
-        assertions: Option<Assertions>,
+        assertions: Option<Arc<Assertions>>,
         server: &ServerSettings,
         metrics: &Metrics,
     ) -> Result<Self, SnapshotError> {
@@ -90,7 +91,18 @@ impl Snapshot {
             assertions,
             limits: server.limits.clone(),
             trusted_proxies: server.trusted_proxies.clone(),
+            upstreams,
             unrouted: metrics.route("none"),
         })
+    }
+
+    /// Who verifies tokens.
+    pub fn verifier(&self) -> &Arc<Verifier> {
+        &self.verifier
+    }
+
+    /// The upstream of this name.
+    pub fn upstream(&self, name: &str) -> Option<&Arc<Upstream>> {
+        self.upstreams.get(name)
     }
 }

@@ -1,42 +1,90 @@
-//! TLS of client listeners: certificate and key read, matched and made into an acceptor.
+//! TLS of client listeners: certificates and keys read and matched, chosen by the name a client asks for,
+//! and replaced without dropping a connection.
 
 use super::listener::ListenError;
 use super::settings::TlsFiles;
+use arc_swap::ArcSwap;
 use pingora_core::listeners::tls::Acceptor;
 use rustls::ServerConfig;
+use rustls::client::verify_server_name;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
 use std::sync::Arc;
 
-/// Reads the files and builds an acceptor for TLS 1.2 and 1.3; with HTTP/2 by ALPN if `http2`.
-///
-/// # Errors
-/// [`ListenError::Certificate`] says which file and what is wrong.
-pub(super) fn acceptor(files: &TlsFiles, http2: bool) -> Result<Acceptor, ListenError> {
-    server_config(files, http2).map(|config| Acceptor::from_server_config(Arc::new(config))).map_err(|what| {
-        ListenError::Certificate {
+/// The certificates of one listener as they are now. Handshakes under way keep what they began with.
+#[derive(Debug)]
+pub struct Certificates(ArcSwap<Vec<Arc<CertifiedKey>>>);
+
+impl Certificates {
+    /// Reads the files; there is at least one certificate.
+    ///
+    /// # Errors
+    /// [`ListenError::Certificate`] says which file and what is wrong.
+    pub(super) fn read(files: &[TlsFiles]) -> Result<Self, ListenError> {
+        certified_keys(files).map(|keys| Self(ArcSwap::from_pointee(keys)))
+    }
+
+    /// Reads the files and replaces all certificates, or none.
+    ///
+    /// # Errors
+    /// [`ListenError::Certificate`] says which file and what is wrong; the old certificates stay.
+    pub fn replace(&self, files: &[TlsFiles]) -> Result<(), ListenError> {
+        certified_keys(files).map(|keys| self.0.store(Arc::new(keys)))
+    }
+}
+
+impl ResolvesServerCert for Certificates {
+    /// The first certificate that is valid for the name asked for (RFC 6066 section 3), else the first.
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let keys = self.0.load();
+        let asked = hello.server_name().and_then(|name| ServerName::try_from(name).ok());
+        let named = asked.filter(|_| keys.len() > 1).and_then(|name| {
+            keys.iter().find(|key| {
+                let leaf = key.cert.first().and_then(|leaf| ParsedCertificate::try_from(leaf).ok());
+                leaf.is_some_and(|leaf| verify_server_name(&leaf, &name).is_ok())
+            })
+        });
+        named.or(keys.first()).cloned()
+    }
+}
+
+/// An acceptor for TLS 1.2 and 1.3 with these certificates; with HTTP/2 by ALPN if `http2`.
+pub(super) fn acceptor(certificates: Arc<Certificates>, http2: bool) -> Result<Acceptor, ListenError> {
+    let mut config = ServerConfig::builder_with_provider(provider()?)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| ListenError::Tls(error.to_string()))?
+        .with_no_client_auth()
+        .with_cert_resolver(certificates);
+    config.alpn_protocols =
+        if http2 { vec![b"h2".to_vec(), b"http/1.1".to_vec()] } else { vec![b"http/1.1".to_vec()] };
+    Ok(Acceptor::from_server_config(Arc::new(config)))
+}
+
+fn provider() -> Result<Arc<CryptoProvider>, ListenError> {
+    let provider = CryptoProvider::get_default();
+    provider.cloned().ok_or_else(|| ListenError::Tls("no cryptography provider is installed".to_owned()))
+}
+
+fn certified_keys(files: &[TlsFiles]) -> Result<Vec<Arc<CertifiedKey>>, ListenError> {
+    let provider = provider()?;
+    let read = |files: &TlsFiles| {
+        certified_key(files, &provider).map(Arc::new).map_err(|what| ListenError::Certificate {
             certificate: files.certificate.display().to_string(),
             private_key: files.private_key.display().to_string(),
             what,
-        }
-    })
+        })
+    };
+    files.iter().map(read).collect()
 }
 
-fn server_config(files: &TlsFiles, http2: bool) -> Result<ServerConfig, String> {
+fn certified_key(files: &TlsFiles, provider: &CryptoProvider) -> Result<CertifiedKey, String> {
     let chain = CertificateDer::pem_file_iter(&files.certificate)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(|e| format!("reading the certificate: {e}"))?;
     let key =
         PrivateKeyDer::from_pem_file(&files.private_key).map_err(|e| format!("reading the key: {e}"))?;
-    let provider = CryptoProvider::get_default().ok_or("no cryptography provider is installed")?;
-    let mut config = ServerConfig::builder_with_provider(Arc::clone(provider))
-        .with_safe_default_protocol_versions()
-        .map_err(|e| e.to_string())?
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .map_err(|e| e.to_string())?;
-    config.alpn_protocols =
-        if http2 { vec![b"h2".to_vec(), b"http/1.1".to_vec()] } else { vec![b"http/1.1".to_vec()] };
-    Ok(config)
+    CertifiedKey::from_der(chain, key, provider).map_err(|e| e.to_string())
 }

@@ -49,18 +49,12 @@ pub(super) struct Target {
 
 /// An upstream and the addresses it is reached at now.
 pub struct Upstream {
-    name: String,
-    endpoints: Vec<EndpointSettings>,
+    settings: UpstreamSettings,
     targets: ArcSwap<Vec<Target>>,
     next: AtomicUsize,
-    balance: Balance,
-    retries: usize,
-    http2: bool,
-    server_name: Option<String>,
     ca: Option<Arc<CaType>>,
     /// Keeps connections apart that were verified against different roots: Pingora's pool key leaves the CA out.
     trust: u64,
-    host: HostHeader,
     metrics: UpstreamMetrics,
 }
 
@@ -75,33 +69,32 @@ impl Upstream {
         let mut trust = DefaultHasher::new();
         bundle.map(|bundle| &bundle.pem).hash(&mut trust);
         let upstream = Self {
-            name: settings.name.clone(),
-            endpoints: settings.endpoints.clone(),
+            settings: settings.clone(),
             targets: ArcSwap::default(),
             next: AtomicUsize::new(0),
-            balance: settings.balance,
-            retries: settings.retries,
-            http2: settings.http2,
-            server_name: settings.tls.as_ref().and_then(|tls| tls.server_name.clone()),
             ca,
             trust: trust.finish(),
-            host: settings.host.clone(),
             metrics,
         };
         let known =
-            upstream.endpoints.iter().map(|endpoint| literal(endpoint).into_iter().collect()).collect();
+            settings.endpoints.iter().map(|endpoint| literal(endpoint).into_iter().collect()).collect();
         upstream.install(known);
         Ok(upstream)
     }
 
     /// Its name.
     pub fn name(&self) -> &str {
-        &self.name
+        &self.settings.name
+    }
+
+    /// What it was made of.
+    pub fn settings(&self) -> &UpstreamSettings {
+        &self.settings
     }
 
     /// How often a failed idempotent request is tried again.
     pub(super) fn retries(&self) -> usize {
-        self.retries
+        self.settings.retries
     }
 
     /// Where upstream times are observed.
@@ -112,7 +105,7 @@ impl Upstream {
     /// A place to start in the list of targets, for one request; its attempts count on from there.
     pub(super) fn draw(&self) -> usize {
         let turn = || self.next.fetch_add(1, Ordering::Relaxed);
-        match self.balance {
+        match self.settings.balance {
             Balance::RoundRobin => turn(),
             // Without randomness turns are as fair.
             Balance::Random => random_bytes().map_or_else(|_| turn(), usize::from_ne_bytes),
@@ -128,9 +121,11 @@ impl Upstream {
 
     /// The peer for one attempt, with the route's timeouts.
     pub(super) fn peer(&self, target: &Target, timeouts: &UpstreamTimeouts) -> HttpPeer {
-        let endpoint = self.endpoints.get(target.endpoint);
+        let settings = &self.settings;
+        let endpoint = settings.endpoints.get(target.endpoint);
         let tls = endpoint.is_some_and(|endpoint| endpoint.scheme == Scheme::Https);
-        let name = match (&self.server_name, endpoint) {
+        let server_name = settings.tls.as_ref().and_then(|tls| tls.server_name.as_ref());
+        let name = match (server_name, endpoint) {
             (Some(name), _) => name.clone(),
             (None, Some(endpoint)) if tls => endpoint.host.clone(),
             _ => String::new(),
@@ -147,7 +142,7 @@ impl Upstream {
         options.ca.clone_from(&self.ca);
         options.http_upstream_request_policy =
             pingora_core::upstreams::peer::HttpUpstreamRequestPolicy::deny_upgrades();
-        if self.http2 {
+        if settings.http2 {
             if tls {
                 options.set_http_version(2, 1);
             } else {
@@ -160,24 +155,27 @@ impl Upstream {
 
     /// The `Host` to send instead of the client's; `None` keeps the client's.
     pub(super) fn host(&self, target: &Target) -> Option<String> {
-        match &self.host {
+        match &self.settings.host {
             HostHeader::Preserve => None,
             HostHeader::Literal(host) => Some(host.clone()),
-            HostHeader::Upstream => self.endpoints.get(target.endpoint).map(authority),
+            HostHeader::Upstream => self.settings.endpoints.get(target.endpoint).map(authority),
         }
     }
 
-    /// Resolves the names among the endpoints again and again, for as long as the gateway runs. A name that
-    /// fails keeps the addresses it had.
+    /// Resolves the names among the endpoints again and again, for as long as somebody else holds the
+    /// upstream. A name that fails keeps the addresses it had.
     pub async fn keep_resolved(self: Arc<Self>) {
-        if self.endpoints.iter().all(|endpoint| literal(endpoint).is_some()) {
+        let endpoints = self.settings.endpoints.clone();
+        let upstream = Arc::downgrade(&self);
+        drop(self);
+        if endpoints.iter().all(|endpoint| literal(endpoint).is_some()) {
             return;
         }
-        let mut known: Vec<Vec<SocketAddr>> = vec![Vec::new(); self.endpoints.len()];
-        let mut failing = vec![false; self.endpoints.len()];
-        loop {
+        let mut known: Vec<Vec<SocketAddr>> = vec![Vec::new(); endpoints.len()];
+        let mut failing = vec![false; endpoints.len()];
+        while let Some(this) = upstream.upgrade() {
             let mut wait = RESOLVE_EVERY;
-            for ((endpoint, known), failing) in self.endpoints.iter().zip(&mut known).zip(&mut failing) {
+            for ((endpoint, known), failing) in endpoints.iter().zip(&mut known).zip(&mut failing) {
                 match resolve(endpoint).await {
                     Ok(addresses) if !addresses.is_empty() => {
                         *known = addresses;
@@ -190,12 +188,13 @@ impl Upstream {
                             let error =
                                 failed.err().map_or_else(|| "no address".to_owned(), |e| e.to_string());
                             let host = endpoint.host.as_str();
-                            tracing::warn!(upstream = self.name, host, error, "cannot resolve a name");
+                            tracing::warn!(upstream = this.name(), host, error, "cannot resolve a name");
                         }
                     }
                 }
             }
-            self.install(known.clone());
+            this.install(known.clone());
+            drop(this);
             tokio::time::sleep(wait).await;
         }
     }

@@ -144,6 +144,8 @@ impl IssuerKeys {
         let KeySetSettings { source, refresh, copy_file } = settings;
         let inherited = previous
             .filter(|previous| previous.issuer == issuer && previous.source.is_same_as(&source))
+            // A file is there to be read again, and its change may be why there is a new configuration.
+            .filter(|_| !matches!(source, Source::File(_)))
             .and_then(Self::latest);
         let snapshot = ArcSwapOption::new(inherited);
         let copy = copy_file.map(CopyFile::new);

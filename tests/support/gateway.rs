@@ -223,9 +223,36 @@ impl Gateway {
 
     /// SIGTERM.
     pub(crate) fn terminate(&self) {
+        self.signal("-TERM");
+    }
+
+    fn signal(&self, name: &str) {
         let id = self.child.id().to_string();
-        let done = Command::new("kill").args(["-TERM", &id]).status().expect("the kill program");
-        assert!(done.success(), "kill -TERM {id}");
+        let done = Command::new("kill").args([name, &id]).status().expect("the kill program");
+        assert!(done.success(), "kill {name} {id}");
+    }
+
+    /// Puts another configuration in place of its own, as an editor does that writes a new file and renames it.
+    pub(crate) fn rewrite(&self, config: &Config) {
+        config.write_files(&self.folder);
+        self.folder.write("next.yaml", config.render(&self.ports));
+        std::fs::rename(self.folder.path().join("next.yaml"), self.folder.path().join(CONFIG))
+            .expect("a file to rename");
+    }
+
+    /// Gives it another configuration and SIGHUP, and waits until that was taken or refused.
+    #[track_caller]
+    pub(crate) fn reload(&self, config: &Config, result: &str) {
+        let before = self.metric("portcullis_config_reloads_total", &[("result", result)]);
+        self.rewrite(config);
+        self.signal("-HUP");
+        assert!(self.has_reloaded(result, before), "no reload with the result {result}\n{}", self.stderr());
+    }
+
+    /// Whether soon there were more reloads with this result than `before`.
+    pub(crate) fn has_reloaded(&self, result: &str, before: f64) -> bool {
+        let reloads = || self.metric("portcullis_config_reloads_total", &[("result", result)]);
+        eventually(Duration::from_secs(15), || reloads() > before)
     }
 
     /// How it ended, if it did before the deadline.

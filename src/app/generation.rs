@@ -1,0 +1,100 @@
+//! What one configuration becomes: built at the start and at every reload, from what outlives them.
+
+use super::sessions::Sessions;
+use super::{StartError, key_sets};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::gateway::snapshot::Snapshot;
+use crate::gateway::upstream::Upstream;
+use crate::key_set::cache::{Fetching, KeyEvent};
+use crate::metrics::Metrics;
+use crate::outbound::Client;
+use crate::token::assertion::Assertions;
+use crate::token::verified_cache::{Lookup, VerifiedCache};
+use crate::token::verifier::{OwnIssuer, Verifier};
+use std::collections::HashMap;
+use std::sync::Arc;
+use tokio::runtime::Handle;
+
+/// Memory of verified tokens, in bytes.
+const VERIFIED_CACHE_BYTES: u64 = 32 * 1024 * 1024;
+
+/// What every configuration is built with.
+pub(super) struct Workshop {
+    metrics: Metrics,
+    fetching: Fetching,
+    cache: Arc<VerifiedCache>,
+    own: Option<OwnIssuer>,
+    assertions: Option<Arc<Assertions>>,
+}
+
+impl Workshop {
+    /// Must be called inside a Tokio runtime.
+    ///
+    /// # Errors
+    /// [`StartError`] if there can be no client for key sets.
+    pub(super) fn new(
+        metrics: Metrics,
+        clock: &Arc<dyn Clock>,
+        sessions: Option<&Sessions>,
+    ) -> Result<Self, StartError> {
+        let lookups = metrics.clone();
+        let observer = Arc::new(move |lookup: Lookup| lookups.token_cache(lookup == Lookup::Hit));
+        let fetches = metrics.clone();
+        let fetching = Fetching {
+            clock: Arc::clone(clock),
+            client: Client::new()?,
+            runtime: Handle::current(),
+            observer: Arc::new(move |event: KeyEvent<'_>| key_sets::tell(&fetches, &event)),
+        };
+        let cache = Arc::new(VerifiedCache::new(VERIFIED_CACHE_BYTES, observer));
+        let (own, assertions) = sessions.map(|sessions| (sessions.issuer(), sessions.assertions())).unzip();
+        Ok(Self { metrics, fetching, cache, own, assertions })
+    }
+
+    /// The cache of verified tokens.
+    pub(super) fn cache(&self) -> &Arc<VerifiedCache> {
+        &self.cache
+    }
+
+    /// Builds a configuration. Upstreams that stay the same, and the keys of issuers that do, are taken over
+    /// from `previous`. What works in the background ends with the last holder of what it works for.
+    ///
+    /// # Errors
+    /// [`StartError`] if the configuration cannot be served; nothing has changed then.
+    pub(super) fn build(&self, config: &Config, previous: Option<&Snapshot>) -> Result<Snapshot, StartError> {
+        let (issuers, own) = (config.issuers.clone(), self.own.clone());
+        let before = previous.map(|previous| &**previous.verifier());
+        let verifier = Verifier::new(issuers, own, &self.fetching, Arc::clone(&self.cache), before)?;
+        let mut upstreams = HashMap::new();
+        for settings in &config.upstreams {
+            let same = previous.and_then(|previous| previous.upstream(&settings.name));
+            let upstream = match same.filter(|same| same.settings() == settings) {
+                Some(same) => Arc::clone(same),
+                None => Arc::new(Upstream::new(settings, self.metrics.upstream(&settings.name))?),
+            };
+            upstreams.insert(settings.name.clone(), upstream);
+        }
+        let snapshot = Snapshot::new(
+            config.routes.routes(),
+            upstreams.clone(),
+            config.protected.clone(),
+            Arc::new(verifier),
+            self.assertions.clone(),
+            &config.server,
+            &self.metrics,
+        )?;
+        for keys in snapshot.verifier().key_sets() {
+            tokio::spawn(Arc::clone(keys).keep_fresh());
+        }
+        for upstream in upstreams.into_values() {
+            let is_new = previous
+                .and_then(|previous| previous.upstream(upstream.name()))
+                .is_none_or(|before| !Arc::ptr_eq(before, &upstream));
+            if is_new {
+                tokio::spawn(upstream.keep_resolved());
+            }
+        }
+        Ok(snapshot)
+    }
+}

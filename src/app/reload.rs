@@ -1,0 +1,152 @@
+//! Takes over a changed configuration, or refuses it and goes on with the old one.
+
+use super::StartError;
+use super::generation::Workshop;
+use super::watch::Watch;
+use crate::config::Config;
+use crate::gateway::engine;
+use crate::gateway::listener::{Certificates, Connections};
+use crate::gateway::settings::{ListenerSettings, ShutdownSettings, TlsFiles};
+use crate::gateway::snapshot::Snapshot;
+use crate::metrics::Metrics;
+use arc_swap::ArcSwap;
+use futures_util::future::join_all;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// A running gateway, as far as a reload changes it.
+pub(super) struct Running {
+    pub(super) path: PathBuf,
+    /// The configuration it was started with: what only a restart changes is as it says.
+    pub(super) started_with: Config,
+    pub(super) workshop: Workshop,
+    pub(super) snapshot: Arc<ArcSwap<Snapshot>>,
+    pub(super) connections: Arc<Connections>,
+    /// The TLS listeners' certificates.
+    pub(super) certificates: Vec<Served>,
+    /// How to stop, when it comes to that.
+    pub(super) shutdown: watch::Sender<ShutdownSettings>,
+    pub(super) metrics: Metrics,
+}
+
+/// The certificates of the listener at an address, and the files they come from.
+pub(super) struct Served {
+    address: SocketAddr,
+    certificates: Arc<Certificates>,
+    files: watch::Sender<Vec<TlsFiles>>,
+}
+
+impl Served {
+    /// From here on the certificates follow their files.
+    ///
+    /// # Errors
+    /// When the system refuses to hand over SIGHUP.
+    pub(super) fn follow(
+        settings: &ListenerSettings,
+        certificates: Arc<Certificates>,
+    ) -> std::io::Result<Self> {
+        let (files, changed) = watch::channel(settings.tls.clone());
+        let watch = Watch::new(paths(&settings.tls))?;
+        tokio::spawn(follow_certificates(settings.address, Arc::clone(&certificates), changed, watch));
+        Ok(Self { address: settings.address, certificates, files })
+    }
+}
+
+impl Running {
+    /// Reloads when the file changes or SIGHUP comes, for as long as it is polled.
+    pub(super) async fn follow(self, mut watch: Watch) {
+        loop {
+            watch.changed().await;
+            match self.reload().await {
+                Ok(config) => {
+                    self.metrics.config_reloaded(true);
+                    watch.set(files(&self.path, &config));
+                }
+                Err(error) => {
+                    self.metrics.config_reloaded(false);
+                    let file = self.path.display();
+                    tracing::error!(%file, %error, "the new configuration is refused; the old one stays");
+                }
+            }
+        }
+    }
+
+    /// All or nothing: what can fail comes before the first change.
+    async fn reload(&self) -> Result<Config, StartError> {
+        let config = Config::load(&self.path)?;
+        engine::check_roots(&config.upstreams)?;
+        let snapshot = self.workshop.build(&config, Some(&self.snapshot.load()))?;
+        // Issuers that are new get the time to give their keys before the first token comes.
+        let without = snapshot.verifier().key_sets().filter(|keys| keys.latest().is_none());
+        join_all(without.map(|keys| keys.refresh(None))).await;
+        for served in &self.certificates {
+            let listener = config.server.listeners.iter().find(|listener| listener.address == served.address);
+            if let Some(listener) = listener.filter(|listener| !listener.tls.is_empty()) {
+                served.certificates.replace(&listener.tls)?;
+                served.files.send_if_modified(|files| {
+                    let changed = *files != listener.tls;
+                    files.clone_from(&listener.tls);
+                    changed
+                });
+            }
+        }
+        self.snapshot.store(Arc::new(snapshot));
+        self.connections.set_limits(&config.server.limits);
+        self.shutdown.send_replace(config.server.shutdown);
+        for warning in &config.warnings {
+            tracing::warn!("{warning}");
+        }
+        let file = self.path.display();
+        tracing::info!(%file, "configuration reloaded");
+        let waiting = self.started_with.needs_restart(&config);
+        if !waiting.is_empty() {
+            let sections = waiting.join(", ");
+            tracing::warn!(sections, "these sections have changed and need a restart to take effect");
+        }
+        Ok(config)
+    }
+}
+
+/// The files whose change is a change of the configuration.
+pub(super) fn files(path: &Path, config: &Config) -> Vec<PathBuf> {
+    let mut files = config.files();
+    files.push(path.to_owned());
+    files
+}
+
+/// Replaces a listener's certificates when their files change, for as long as it is polled: a renewal does
+/// not wait for a configuration that is broken elsewhere.
+async fn follow_certificates(
+    address: SocketAddr,
+    certificates: Arc<Certificates>,
+    mut files: watch::Receiver<Vec<TlsFiles>>,
+    mut watch: Watch,
+) {
+    loop {
+        tokio::select! {
+            () = watch.changed() => {}
+            // A reload has read the new files already.
+            changed = files.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                watch.set(paths(&files.borrow()));
+                continue;
+            }
+        }
+        let replaced = certificates.replace(&files.borrow());
+        match replaced {
+            Ok(()) => tracing::info!(%address, "certificates reloaded"),
+            Err(error) => {
+                tracing::error!(%address, %error, "the new certificates are refused; the old ones stay");
+            }
+        }
+    }
+}
+
+/// All files of some certificates.
+fn paths(files: &[TlsFiles]) -> Vec<PathBuf> {
+    files.iter().flat_map(|files| [files.certificate.clone(), files.private_key.clone()]).collect()
+}
