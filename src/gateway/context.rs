@@ -3,6 +3,7 @@
 use super::snapshot::{ServedRoute, Snapshot};
 use super::upstream::Target;
 use crate::policy::Permit;
+use crate::policy::forward::Unforwardable;
 use crate::reason::Reason;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -26,6 +27,8 @@ pub struct RequestContext {
     /// Leave to forward. Nothing reaches an upstream without one.
     pub(super) permit: Option<Permit>,
     pub(super) reason: Reason,
+    /// Which claim fits no header, where that is the reason.
+    pub(super) unforwardable: Option<Unforwardable>,
     /// The issuer of the token, where one is known.
     pub(super) issuer: String,
     /// The status of an answer of our own.
@@ -62,6 +65,7 @@ impl RequestContext {
             endpoint: None,
             permit: None,
             reason: Reason::Internal,
+            unforwardable: None,
             issuer: String::new(),
             status: None,
             attempt: Attempt::default(),

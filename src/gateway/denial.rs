@@ -120,7 +120,7 @@ mod tests {
         let denial = Denial {
             reason: Reason::InsufficientScope,
             scopes: "orders:read orders:write".into(),
-            header: None,
+            unforwardable: None,
         };
         let reply = reply(&denial, "id", false);
         let expected = "Bearer error=\"insufficient_scope\", scope=\"orders:read orders:write\"";

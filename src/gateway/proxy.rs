@@ -84,6 +84,7 @@ impl ProxyHttp for Gateway {
                 };
                 served.metrics.decided(&ctx.issuer, outcome, reason);
                 ctx.reason = reason;
+                ctx.unforwardable = permit.would_deny().and_then(|denial| denial.unforwardable.clone());
                 ctx.permit = Some(permit);
                 ctx.attempt.start = served.upstream.draw();
                 Ok(false)
@@ -324,6 +325,7 @@ impl Gateway {
     /// Writes the answer to a refused request. Returns `true`: the request is answered.
     async fn refuse(&self, session: &mut Session, ctx: &mut RequestContext, denial: &Denial) -> Result<bool> {
         ctx.reason = denial.reason;
+        ctx.unforwardable.clone_from(&denial.unforwardable);
         if let (Some(served), None) = (&ctx.route, &ctx.permit) {
             served.metrics.decided(&ctx.issuer, DecisionOutcome::Deny, denial.reason);
         }

@@ -67,6 +67,9 @@ impl Gateway {
         put("route", ctx.label().into());
         put("status", code.into());
         put("reason", ctx.reason.as_str().into());
+        if let Some(unforwardable) = &ctx.unforwardable {
+            put("detail", unforwardable.to_string().into());
+        }
         put("durationMs", milliseconds(took));
         put("bytesSent", session.body_bytes_sent().into());
         if !ctx.issuer.is_empty() {

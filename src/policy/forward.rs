@@ -135,7 +135,7 @@ pub enum WhyUnforwardable {
     #[error("it is nested, which only the JSON formats can carry")]
     Nested,
     /// A number of which not every digit is known.
-    #[error("it has a number beyond 64 bits")]
+    #[error("it has a number of which not every digit is known")]
     Inexact,
     /// Longer than the rule or the budget of all headers allows.
     #[error("it is too long")]

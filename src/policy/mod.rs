@@ -8,7 +8,7 @@ pub mod route;
 use crate::reason::Reason;
 use crate::token::claims::VerifiedClaims;
 use forward::{AssertionRule, FieldName, ForwardPlan, Unforwardable, WhyUnforwardable};
-use http::header::{HeaderName, HeaderValue};
+use http::header::HeaderValue;
 use requirement::{Mode, Requirement};
 use std::sync::Arc;
 
@@ -89,14 +89,14 @@ pub struct Denial {
     /// The scopes the route asks for, separated by spaces: for the challenge of a caller who is known but
     /// lacks something. Empty otherwise.
     pub scopes: String,
-    /// The identity header that cannot be written, for `unforwardable_claim`.
-    pub header: Option<HeaderName>,
+    /// The identity header that cannot be written, and why, for `unforwardable_claim`.
+    pub unforwardable: Option<Unforwardable>,
 }
 
 impl Denial {
     /// A denial about which there is nothing more to say than its reason.
     pub const fn new(reason: Reason) -> Self {
-        Self { reason, scopes: String::new(), header: None }
+        Self { reason, scopes: String::new(), unforwardable: None }
     }
 }
 
@@ -128,7 +128,7 @@ fn judge(requirement: &Requirement, caller: Caller) -> (Option<Arc<VerifiedClaim
             }
             Some(reason) => {
                 let scopes = requirement.scopes.join(" ");
-                (Some(claims), Some(Denial { reason, scopes, header: None }))
+                (Some(claims), Some(Denial { reason, scopes, unforwardable: None }))
             }
         },
     }
@@ -158,8 +158,7 @@ fn unforwarded(
     unforwardable: Unforwardable,
     would_deny: Option<Denial>,
 ) -> Decision {
-    let header = Some(unforwardable.header);
-    let denial = Denial { reason: Reason::UnforwardableClaim, scopes: String::new(), header };
+    let denial = Denial { unforwardable: Some(unforwardable), ..Denial::new(Reason::UnforwardableClaim) };
     if requirement.enforce { Decision::Deny(denial) } else { anonymous(plan, would_deny.or(Some(denial))) }
 }
 
@@ -294,7 +293,7 @@ mod tests {
         for wrong in [value(fits + 1), Err(WhyUnforwardable::AmbiguousScope)] {
             let denied = denial(asserting(true, wrong.clone()));
             assert_eq!(denied.reason, Reason::UnforwardableClaim);
-            assert_eq!(denied.header.unwrap(), "x-auth-assertion");
+            assert_eq!(denied.unforwardable.unwrap().header, "x-auth-assertion");
             let observed = permit(asserting(false, wrong));
             assert_eq!(observed.would_deny().unwrap().reason, Reason::UnforwardableClaim);
             assert!(observed.claims().is_none() && observed.identity().is_empty());
@@ -305,6 +304,6 @@ mod tests {
     fn a_claim_that_fits_no_header_is_a_denial_that_names_the_header() {
         let denial = denial(decide(&Requirement::default(), verified(&json!({"sub": "a\r\nX-Admin: 1"}))));
         assert_eq!(denial.reason, Reason::UnforwardableClaim);
-        assert_eq!(denial.header.unwrap(), "x-auth-subject");
+        assert_eq!(denial.unforwardable.unwrap().header, "x-auth-subject");
     }
 }
