@@ -80,7 +80,7 @@ impl Workshop {
             upstreams.clone(),
             config.protected.clone(),
             Arc::new(verifier),
-            self.assertions.clone(),
+            self.assertions.as_ref().map(|assertions| Arc::new(assertions.anew())),
             &config.server,
             &self.metrics,
         )?;

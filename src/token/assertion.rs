@@ -78,6 +78,11 @@ impl Assertions {
         }
     }
 
+    /// For a new configuration: signed alike, and none kept of those that the old one made.
+    pub fn anew(&self) -> Self {
+        Self::new(Arc::clone(&self.minting.signer), self.minted.policy().max_capacity().unwrap_or_default())
+    }
+
     /// The assertion about these claims, if one is at hand. Does not wait.
     pub fn at_hand(&self, claims: &VerifiedClaims, to: &Addressee, now: Timestamp) -> Option<HeaderValue> {
         self.find(&(claims.token, to.clone()), now)
@@ -316,6 +321,18 @@ mod tests {
         assert!(all.iter().all(|value| value.as_ref().unwrap() == first));
         let cores = std::thread::available_parallelism().unwrap().get();
         assert!(distinct.len() <= cores, "{} signatures", distinct.len());
+    }
+
+    #[tokio::test]
+    async fn a_new_configuration_makes_its_own() {
+        let rig = rig(SigningAlgorithm::Es256);
+        let (claims, orders) = (caller(1_900_000_000), to("orders", 60));
+        let first = rig.assert(&claims, &orders, NOW).await;
+        let anew = rig.assertions.anew();
+        assert_eq!(anew.at_hand(&claims, &orders, NOW), None);
+        let second = anew.mint(&claims, &orders, NOW).await.unwrap();
+        assert_eq!(part(second.to_str().unwrap(), 0), part(&first, 0));
+        assert_eq!(anew.at_hand(&claims, &orders, NOW), Some(second));
     }
 
     #[test]
