@@ -108,6 +108,22 @@ fn what_a_user_does_to_all_sessions_reaches_those_of_both_secrets() {
 }
 
 #[test]
+fn a_replay_that_ends_all_sessions_ends_those_of_both_secrets_at_once() {
+    let upstream = Upstream::start();
+    let rules = "{ grace: 0s, coalesce: 0s, lost_response: 0s, on_reuse: user }";
+    let mut gateway = Gateway::start(&layout(&upstream, Sessions::embedded().set("refresh_token", rules)));
+    let (stolen, other) = (login(&gateway), login(&gateway));
+    change(&mut gateway, "new.secret", "[old.secret]");
+    let after = login(&gateway);
+    Tokens::from_body(refresh(&gateway, &stolen.refresh));
+    assert_eq!(refresh(&gateway, &stolen.refresh).expect(401).member("code"), "token_reused");
+    for tokens in [&other, &after] {
+        assert_eq!(call(&gateway, &tokens.access), 401);
+        assert_eq!(refresh(&gateway, &tokens.refresh).expect(401).member("code"), "session_revoked");
+    }
+}
+
+#[test]
 fn gateways_on_either_side_of_the_change_refresh_one_session_in_turn() {
     let (upstream, redis, keys) = (Upstream::start(), Redis::start(), SharedKeys::new());
     let strict = "{ grace: 0s, coalesce: 0s, lost_response: 0s }";

@@ -302,6 +302,27 @@ fn a_wiped_redis_asks_for_a_login_and_accuses_nobody() {
 }
 
 #[test]
+fn a_login_after_a_logout_all_that_redis_forgot_is_good_at_once_and_stays_so() {
+    let pair = pair("{}");
+    for _ in 0..5 {
+        let before = login(&pair.one);
+        post("/auth/logout-all").bearer(&before.access).send(&pair.one.address()).expect(200);
+        pair.redis.command(&["FLUSHALL"]).unwrap();
+        let tokens = login(&pair.one);
+        assert_eq!(call(&pair.one, &tokens.access), 200);
+        // Both gateways tell Redis again what they know to be ended; this session is not among it.
+        let feed_age = |gateway: &Gateway| gateway.metric("portcullis_revocation_feed_age_seconds", &[]);
+        let_pass(Duration::from_millis(300));
+        assert!(eventually(Duration::from_secs(5), || feed_age(&pair.one) < 1.0 && feed_age(&pair.two) < 1.0));
+        for gateway in [&pair.one, &pair.two] {
+            assert_eq!(call(gateway, &tokens.access), 200);
+            assert!(eventually(Duration::from_secs(3), || call(gateway, &before.access) == 401));
+        }
+        refresh(&pair.two, &tokens.refresh).expect(200);
+    }
+}
+
+#[test]
 fn forged_refresh_tokens_never_reach_the_store() {
     let pair = pair("{}");
     let tokens = login(&pair.one);

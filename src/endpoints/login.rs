@@ -71,6 +71,7 @@ impl Endpoints {
             absolute_expiry,
             device: device(request.headers),
             address: Some(request.peer.to_canonical().to_string()),
+            known_epoch: self.parts.revocations.known_epoch(user),
         };
         let opened = self.parts.store.open(new).await.map_err(|_| Fault::Unavailable)?;
         for &evicted in &opened.evicted {
@@ -78,8 +79,7 @@ impl Endpoints {
         }
 
         let session = opened.session;
-        // After a failover the store may have forgotten a logout everywhere: once it is told again, that ends
-        // this session too.
+        // Ended everywhere in the meantime.
         if self.parts.revocations.is_revoked(&session.reference()) {
             return Err(Fault::Unavailable.into());
         }

@@ -7,6 +7,7 @@ use super::{Body, EndpointRequest, Endpoints, Refused};
 use crate::clock::Timestamp;
 use crate::directory::Standing;
 use crate::session::family::Outcome;
+use crate::session::id::UserKey;
 use crate::session::refresh_token::Parsed;
 use crate::session::store::{Delivery, EndReason, SessionRecord};
 use serde_json::{Map, Value};
@@ -44,8 +45,9 @@ impl Endpoints {
         let id = parsed.presented.session;
         let rotation = self.parts.store.rotate(&parsed.presented).await.map_err(|_| Fault::Unavailable)?;
         let outcome = rotation.outcome;
+        let subject = rotation.session.as_ref().map(|session| session.subject.clone());
         let audited = |fault, action| {
-            let audit = Self::audit(action, request, None, Some(id));
+            let audit = Self::audit(action, request, subject, Some(id));
             Refused::noted(fault, event(outcome), Some(audit))
         };
         match outcome {
@@ -58,13 +60,29 @@ impl Endpoints {
                 Ok((outcome, session))
             }
             Outcome::Reused => {
-                self.parts.revocations.session_ended(parsed.presented.user, id, now);
+                let user = parsed.presented.user;
+                self.parts.revocations.session_ended(user, id, now);
+                if let Some(epoch) = rotation.raised {
+                    self.parts.revocations.user_ended(user, epoch, now);
+                    let subject = rotation.session.as_ref().map_or("", |session| &session.subject);
+                    self.end_under_other_names(user, subject, now).await;
+                }
                 Err(audited(Fault::TokenReused, AuditAction::TokenReused))
             }
             Outcome::Revoked => Err(refused(Fault::SessionRevoked)),
             Outcome::Expired | Outcome::Unknown => Err(refused(Fault::SessionExpired)),
             Outcome::Ahead => Err(audited(Fault::SessionExpired, AuditAction::StoreBehind)),
             Outcome::Mismatch => Err(audited(Fault::InvalidToken, AuditAction::SecretMismatch)),
+        }
+    }
+
+    /// Ends what a user has under other secrets than the one of the replayed token. What the store does not
+    /// take is told in its log: the replay was answered and comes no second time.
+    async fn end_under_other_names(&self, user: UserKey, subject: &str, now: Timestamp) {
+        for other in self.names_of(user, subject).into_iter().filter(|name| *name != user) {
+            if let Ok(ended) = self.parts.store.end_all(other).await {
+                self.parts.revocations.user_ended(other, ended.epoch, now);
+            }
         }
     }
 

@@ -54,6 +54,11 @@ impl Revocations {
             || self.users.get(token.user.as_bytes(), &token.user).is_some_and(|(good, _)| token.epoch < good)
     }
 
+    /// The first good epoch of a user, as far as it is known.
+    pub fn known_epoch(&self, user: UserKey) -> u32 {
+        self.users.get(user.as_bytes(), &user).map_or(0, |(good, _)| good)
+    }
+
     /// Takes note of what was ended elsewhere; the same thing twice is once.
     pub fn apply(&self, revocations: &[Revocation]) {
         let sessions = revocations.iter().filter_map(|revocation| match *revocation {

@@ -92,6 +92,8 @@ pub struct NewSession {
     pub device: Option<String>,
     /// The client's address.
     pub address: Option<String>,
+    /// The user's epoch as far as the gateway knows it: the store may have forgotten a logout-all.
+    pub known_epoch: u32,
 }
 
 /// The answer to a login.
@@ -108,9 +110,11 @@ pub struct Opened {
 pub struct Rotation {
     /// What happened.
     pub outcome: Outcome,
-    /// The session after the transition; present whenever the outcome grants new tokens. Its
-    /// `generation` is the one whose token is to be handed out.
+    /// The session after the transition; present whenever the outcome grants new tokens, and of a replay as
+    /// well. Its `generation` is the one whose token is to be handed out.
     pub session: Option<SessionRecord>,
+    /// The user's new epoch, if a replay ended all of the user's sessions.
+    pub raised: Option<u32>,
 }
 
 /// The answer to logout-all.
@@ -177,7 +181,8 @@ pub enum StoreError {
 ///   method may be repeated after one.
 #[async_trait]
 pub trait SessionStore: Send + Sync + 'static {
-    /// Opens a session at generation 0; ends the longest idle ones beyond `max_per_user`.
+    /// Opens a session at generation 0; ends the longest idle ones beyond `max_per_user`. If the user's epoch
+    /// is below the one that the gateway knows, it is raised to that first, as by [`Self::reapply`].
     ///
     /// # Errors
     /// [`StoreError`] when the store cannot say that it did.

@@ -2,7 +2,7 @@
 
 use super::super::event::{AuditAction, SessionEvent};
 use super::rig::{COOKIE, PASSWORD, Rig, call, disabled, login, post, user};
-use crate::session::family::RotationPolicy;
+use crate::session::family::{OnReuse, RotationPolicy};
 use crate::session::id::SessionId;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -233,8 +233,26 @@ async fn what_this_gateway_knows_to_be_ended_stays_so_though_the_store_forgot() 
 
     rig.parts.revocations.user_ended(user, 1, rig.now());
     rig.send(refresh(&other.refresh)).await.refused(401, "session_revoked");
-    rig.send(login("alice", PASSWORD)).await.refused(503, "temporarily_unavailable");
+    // Whoever logs in now does so after that logout-all.
+    let answer = rig.send(login("alice", PASSWORD)).await.expect(200);
+    rig.send(refresh(&answer.text("refreshToken"))).await.expect(200);
+    assert!(rig.is_good(&answer.text("accessToken")).await);
     rig.login("bob").await;
+}
+
+#[tokio::test]
+async fn a_replay_that_ends_all_sessions_of_the_user_is_felt_here_at_once() {
+    let rig = Rig::with(|settings| {
+        settings.rotation = RotationPolicy { on_reuse: OnReuse::User, ..settings.rotation.strict() };
+    });
+    let (stolen, other, bobs) = (rig.login("alice").await, rig.login("alice").await, rig.login("bob").await);
+    rig.send(refresh(&stolen.refresh)).await.expect(200);
+    let answer = rig.send(refresh(&stolen.refresh)).await.refused(401, "token_reused");
+    let audit = answer.handled.audit.unwrap();
+    assert_eq!((audit.action, audit.subject.as_deref()), (AuditAction::TokenReused, Some("u-alice")));
+    assert!(!rig.is_good(&other.access).await);
+    assert!(rig.is_good(&bobs.access).await);
+    assert!(rig.is_good(&rig.login("alice").await.access).await);
 }
 
 #[tokio::test]

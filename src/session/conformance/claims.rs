@@ -1,7 +1,8 @@
 //! Claims about one operation after another.
 
 use super::{
-    Rig, access_token, feed, listed, login, new_session, open, read_on, revocation_end, rotate, user,
+    Opened, Rig, UserKey, access_token, feed, listed, login, new_session, open, read_on, revocation_end,
+    rotate, token, user,
 };
 use crate::clock::Clock as _;
 use crate::session::family::{LostResponse, OnReuse, Outcome, RECOVERIES, RECOVERY_PERIOD, RotationPolicy};
@@ -154,9 +155,13 @@ pub(in crate::session) async fn a_replay_ends_all_sessions_of_the_user_if_so_rul
     let alice = user();
     let (new, other) = (login(&rig, alice).await, login(&rig, alice).await);
     assert_eq!(rotate(&rig, &new, 0).await.0, Outcome::Rotated);
-    assert_eq!(rotate(&rig, &new, 0).await.0, Outcome::Reused);
+    let replay = rig.store().rotate(&token(&new, 0)).await.unwrap();
+    assert_eq!(replay.outcome, Outcome::Reused);
+    assert_eq!(replay.session.unwrap().subject, "alice");
     assert_eq!(rotate(&rig, &other, 0).await.0, Outcome::Revoked);
     assert_eq!(listed(&rig, alice).await, []);
+    let epoch = replay.raised.unwrap();
+    assert_eq!(login_with(&rig, alice, 0).await.session.epoch, epoch);
     assert!(feed(&rig).await.iter().any(|revocation| matches!(revocation,
         Revocation::User { user, epoch, .. } if *user == alice && *epoch > 0)));
     let later = login(&rig, alice).await;
@@ -371,6 +376,33 @@ pub(in crate::session) async fn what_a_failover_brought_back_is_ended_again<R: R
     told.push(unknown);
     let again = feed(&rig).await;
     assert!(again.len() == 3 && again.iter().all(|revocation| told.contains(revocation)), "{again:?}");
+}
+
+pub(in crate::session) async fn a_login_is_opened_under_the_epoch_that_the_gateway_knows<R: Rig>() {
+    let rig = R::start(policy()).await;
+    let alice = user();
+    let before = login(&rig, alice).await;
+    // The store forgot a logout-all that the gateway knows of: it is in force again, and spares this login.
+    let opened = login_with(&rig, alice, 7).await;
+    assert_eq!(opened.session.epoch, 7);
+    assert_eq!(rotate(&rig, &before, 0).await.0, Outcome::Revoked);
+    assert_eq!(listed(&rig, alice).await, [opened.session.id]);
+    let told = Revocation::User { user: alice, epoch: 7, until: revocation_end(&rig) };
+    assert_eq!(feed(&rig).await, [told]);
+    rig.store().reapply(&[told]).await.unwrap();
+    assert_eq!(listed(&rig, alice).await, [opened.session.id]);
+    // What the store knows better stays.
+    for known in [6, 7] {
+        assert_eq!(login_with(&rig, alice, known).await.session.epoch, 7);
+    }
+    assert_eq!(listed(&rig, alice).await.len(), 3);
+    assert_eq!(feed(&rig).await, [told]);
+    assert!(rig.store().end_all(alice).await.unwrap().epoch > 7);
+    assert_eq!(listed(&rig, alice).await, []);
+}
+
+async fn login_with<R: Rig>(rig: &R, user: UserKey, known_epoch: u32) -> Opened {
+    open(rig, &NewSession { known_epoch, ..new_session(rig, user) }).await
 }
 
 pub(in crate::session) async fn the_store_says_at_once_what_is_ended<R: Rig>() {

@@ -208,6 +208,13 @@ impl<R: Rig> Walk<'_, R> {
         let lifetime = Duration::from_secs(*self.dice.pick(&[200, 30 * 24 * 3600, 300 * 24 * 3600]));
         new.absolute_expiry = self.rig.clock().now().plus(lifetime);
         let now = self.rig.clock().now();
+        // Now and then the gateway knows of a logout-all that the store has forgotten.
+        let epoch = self.model.user(new.user).epoch;
+        new.known_epoch = epoch.saturating_sub(u32::try_from(self.dice.roll(2)).unwrap());
+        if self.hostile && self.dice.roll(5) == 0 {
+            new.known_epoch = epoch + 1;
+            self.model.raise(new.user, UserState { epoch: epoch + 1 }, now);
+        }
         let opened = super::open(self.rig, &new).await;
         // Of sessions seen in the same millisecond either may go first.
         let excess = self.model.excess(new.user, now);

@@ -85,7 +85,7 @@ impl<'txn> Tables<'txn> {
 
     pub(super) fn open_session(&mut self, new: NewSession, now: Timestamp) -> Result<Opened, StoreError> {
         let (user, id) = (new.user, new.id);
-        let state = user_state(&self.users, user)?;
+        let mut state = user_state(&self.users, user)?;
         let sessions = sessions_of(&self.sessions, user)?;
         // Repeated after an answer that got lost.
         if let Some((_, stored)) = sessions.iter().find(|(other, _)| *other == id) {
@@ -94,6 +94,10 @@ impl<'txn> Tables<'txn> {
             } else {
                 Err(StoreError::Corrupt("the identifier of a new session is taken".to_owned()))
             };
+        }
+        if state.epoch < new.known_epoch {
+            state = UserState { epoch: new.known_epoch };
+            self.raise(user, state, now)?;
         }
         let mut alive: Vec<_> =
             sessions.into_iter().filter(|(_, stored)| stored.family.is_alive(state, now)).collect();
@@ -123,15 +127,15 @@ impl<'txn> Tables<'txn> {
             self.raise(user, state, now)?;
         }
         let (Some(stored), Some(family)) = (stored, step.family) else {
-            return Ok(Rotation { outcome: step.outcome, session: None });
+            return Ok(Rotation { outcome: step.outcome, session: None, raised: None });
         };
         let stored = StoredSession { family, ..stored };
         self.put_session(user, session, &stored)?;
         if step.outcome == Outcome::Reused {
             self.revoke_session(user, session, now)?;
         }
-        let session = step.outcome.grants().then(|| stored.record(session, user));
-        Ok(Rotation { outcome: step.outcome, session })
+        let raised = step.user.map(|state| state.epoch);
+        Ok(Rotation { outcome: step.outcome, session: Some(stored.record(session, user)), raised })
     }
 
     pub(super) fn end(

@@ -88,6 +88,7 @@ fn new_session(clock: &ManualClock) -> NewSession {
         absolute_expiry: clock.now().plus(Duration::from_secs(1_000_000)),
         device: None,
         address: None,
+        known_epoch: 0,
     }
 }
 

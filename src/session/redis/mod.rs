@@ -114,7 +114,10 @@ impl SessionStore for RedisStore {
             .arg(new.absolute_expiry.as_millis().min(LARGEST))
             .arg(millis(self.policy.idle))
             .arg(self.policy.max_per_user.max(1))
-            .arg(self.revocation_lifetime());
+            .arg(self.revocation_lifetime())
+            .arg(new.user.to_string())
+            .arg(millis(self.policy.absolute))
+            .arg(new.known_epoch);
         let (state, evicted): (State, Vec<String>) = self.link.script(new.user.shard(), &script).await?;
         let family = decode::family(state)?.ok_or_else(|| corrupt("an opened session without state"))?;
         let session = decode::record(new.user, new.id, &family, &details)?;
@@ -145,20 +148,22 @@ impl SessionStore for RedisStore {
             .arg(on_reuse)
             .arg(self.revocation_lifetime())
             .arg(millis(self.policy.absolute));
-        let (word, state, details): (String, State, Option<Vec<u8>>) =
+        let (word, state, details, raised): (String, State, Option<Vec<u8>>, Option<u32>) =
             self.link.script(user.shard(), &script).await?;
         let outcome = decode::outcome(&word)?;
         if outcome == Outcome::Reused {
             self.link.replicated(user.shard()).await;
         }
-        if !outcome.grants() {
-            return Ok(Rotation { outcome, session: None });
-        }
-        let (Some(family), Some(details)) = (decode::family(state)?, details) else {
-            return Err(corrupt("a grant without a session"));
+        let Some(details) = details else {
+            return if outcome.grants() {
+                Err(corrupt("a grant without a session"))
+            } else {
+                Ok(Rotation { outcome, session: None, raised })
+            };
         };
+        let family = decode::family(state)?.ok_or_else(|| corrupt("a session without state"))?;
         let session = decode::record(user, session, &family, &details)?;
-        Ok(Rotation { outcome, session: Some(session) })
+        Ok(Rotation { outcome, session: Some(session), raised })
     }
 
     async fn end(&self, user: UserKey, session: SessionId, why: EndReason) -> Result<bool, StoreError> {

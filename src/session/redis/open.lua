@@ -1,6 +1,7 @@
 -- Opens a session; ends the longest idle ones beyond the limit.
 -- KEYS: state, details, user, index, stream, evicted
--- ARGV: time, secret hash, session id, details, absolute expiry, idle, limit, revocation lifetime
+-- ARGV: time, secret hash, session id, details, absolute expiry, idle, limit, revocation lifetime,
+--       user key, absolute, the epoch that the gateway knows
 --
 -- Every key a script touches is declared, and which sessions must make room is known only here: so theirs
 -- are left alone, and they are noted as evicted under a key of the user.
@@ -17,6 +18,11 @@ if state then
     return redis.error_reply('CORRUPT the identifier of a new session is taken')
   end
   return { listed(state), {} }
+end
+
+local known = tonumber(ARGV[11])
+if epoch_of(KEYS[3]) < known then
+  raise(KEYS[3], KEYS[4], KEYS[5], ARGV[9], lifetime, tonumber(ARGV[10]), known)
 end
 
 local alive = {}

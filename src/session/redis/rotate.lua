@@ -13,16 +13,16 @@ if unreadable then
   return unreadable
 end
 if not state then
-  return { 'unknown', {}, false }
+  return { 'unknown', {}, false, false }
 end
 if state.h ~= ARGV[2] then
-  return { 'mismatch', {}, false }
+  return { 'mismatch', {}, false, false }
 end
 if is_revoked(id, state, KEYS[3], KEYS[6]) then
-  return { 'revoked', {}, false }
+  return { 'revoked', {}, false, false }
 end
 if is_expired(state) then
-  return { 'expired', {}, false }
+  return { 'expired', {}, false, false }
 end
 
 local function seen()
@@ -46,7 +46,7 @@ local recoverable = in_time and state.f == 0 and (state.b < RECOVERIES or period
 local outcome
 if behind < 0 then
   if -behind > HEAL then
-    return { 'ahead', {}, false }
+    return { 'ahead', {}, false, false }
   end
   outcome = 'healed'
   advance(presented)
@@ -72,19 +72,20 @@ elseif behind == 1 and recoverable then
   seen()
   state.t = now
 else
+  local details, epoch = redis.call('GET', KEYS[2]), false
   finish(KEYS[1], KEYS[2], KEYS[4], KEYS[5], id, state, 'reused', lifetime)
   if ARGV[10] == 'user' then
-    raise(KEYS[3], KEYS[4], KEYS[5], user_name, lifetime, absolute, next_epoch(KEYS[3]))
+    epoch = int(raise(KEYS[3], KEYS[4], KEYS[5], user_name, lifetime, absolute, next_epoch(KEYS[3])))
   end
-  return { 'reused', {}, false }
+  return { 'reused', listed(state), details, epoch }
 end
 
 local details = redis.call('GET', KEYS[2])
 if not details then
-  return { 'unknown', {}, false }
+  return { 'unknown', {}, false, false }
 end
 -- First what needs no memory: a rotation takes no more room than it found, so a full Redis lets it pass.
 redis.call('PEXPIREAT', KEYS[2], int(state.i + LINGER))
 save(KEYS[1], state)
 enlist(KEYS[4], id, state, idle)
-return { outcome, listed(state), details }
+return { outcome, listed(state), details, false }

@@ -66,6 +66,7 @@ pub(super) fn new_session() -> NewSession {
         absolute_expiry: SystemClock.now().plus(RotationPolicy::default().absolute),
         device: None,
         address: None,
+        known_epoch: 0,
     }
 }
 
