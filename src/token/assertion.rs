@@ -79,6 +79,7 @@ impl Assertions {
     }
 
     /// For a new configuration: signed alike, and none kept of those that the old one made.
+    #[must_use]
     pub fn anew(&self) -> Self {
         Self::new(Arc::clone(&self.minting.signer), self.minted.policy().max_capacity().unwrap_or_default())
     }
