@@ -24,6 +24,8 @@ reasons! {
     Ok => "ok",
     /// No token, on a route that does not need one.
     Anonymous => "anonymous",
+    /// A CORS preflight, answered here.
+    Preflight => "preflight",
     /// No route matches.
     NoRoute => "no_route",
     /// A required token is absent.

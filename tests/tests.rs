@@ -17,6 +17,7 @@ mod battery;
 mod check;
 mod commands;
 mod cookies_and_csrf;
+mod cors;
 mod edges;
 mod failover;
 mod forgery;

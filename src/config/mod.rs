@@ -1,6 +1,7 @@
 //! The configuration file: [`Config::load`] is the only door, and it either gives settings in which nothing
 //! contradicts itself, or every error of the file.
 
+mod cors;
 mod finding;
 mod forward;
 mod issuers;
@@ -328,6 +329,7 @@ mod tests {
             "routes",
             "sessions.store.embedded",
             "sessions.users.file",
+            "routes[0].cors",
         ];
         chosen || sections.contains(&path) || path.ends_with(']')
     }
@@ -384,17 +386,8 @@ mod tests {
                 assert!(shown, "{} is not in the reference", member(&path, key));
             }
         }
-        let later = [
-            "forward_auth",
-            "telemetry",
-            "token_file",
-            "http",
-            "sql",
-            "ldap",
-            "health_check",
-            "cors",
-            "rate_limit",
-        ];
+        let later =
+            ["forward_auth", "telemetry", "token_file", "http", "sql", "ldap", "health_check", "rate_limit"];
         for key in later {
             let named =
                 |line: &&str| line.contains(&format!("# {key}:")) || line.contains(&format!("#   {key}:"));

@@ -1,5 +1,6 @@
 //! The section `routes`: which requests are served, what they must show, and where they go.
 
+use super::cors;
 use super::forward;
 use super::reader::{Fields, Value};
 use super::requirement;
@@ -48,10 +49,11 @@ pub(super) fn routes(value: &Value<'_>, around: &Surroundings<'_>, known: &mut f
             "rewrite",
             "allow_in_path",
             "upgrade",
+            "cors",
             "limits",
             "timeouts",
         ];
-        let Some(fields) = item.fields(keys, &["cors", "rate_limit"]) else { continue };
+        let Some(fields) = item.fields(keys, &["rate_limit"]) else { continue };
         let (matched, route) = route(&fields, around, known);
         if let Some((place, matched)) = matched {
             if let Some(name) = fields.get("name")
@@ -124,6 +126,7 @@ fn route<'a>(
         fields.get("rewrite").and_then(|value| strip_prefix(&value, matched.as_ref().map(|(path, ..)| path)));
     let allow_in_path = fields.get("allow_in_path").map(|value| allowed_in_path(&value)).unwrap_or_default();
     refuse_upgrade(fields);
+    let cors = fields.get("cors").and_then(|value| cors::cors(&value));
     let limits = fields.get("limits").and_then(|value| value.fields(&["body_bytes"], &[]));
     let body_bytes = limits
         .and_then(|limits| limits.get("body_bytes"))
@@ -146,6 +149,7 @@ fn route<'a>(
         forward,
         strip_prefix,
         allow_in_path,
+        cors,
         body_bytes,
         timeouts,
     });

@@ -324,19 +324,11 @@ fn cookie(fields: &Fields<'_>, prefix: &Prefix) -> Option<CookieSettings> {
 }
 
 fn allowed_origins(value: &Value<'_>) -> Vec<Origin> {
-    let mend = "write scheme, host and port as browsers do, such as https://app.example.com";
-    let origin = |item: &Value<'_>| {
-        let text = item.text()?;
-        let origin = item.parsed("an origin", mend, Origin::parse)?;
-        if text.parse().is_ok_and(|uri| web::is_plain_off_loopback(&uri)) {
-            item.warning(
-                "whoever sits between a browser and this plain http page can act as the page",
-                "serve the page over https",
-            );
-        }
-        Some(origin)
-    };
-    value.items("write a list such as [https://app.example.com]").iter().filter_map(origin).collect()
+    value
+        .items("write a list such as [https://app.example.com]")
+        .iter()
+        .filter_map(web::page_origin)
+        .collect()
 }
 
 fn throttle(fields: &Fields<'_>) -> ThrottleSettings {

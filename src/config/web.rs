@@ -1,6 +1,7 @@
 //! Names, hosts, URLs and header names as the sections share them.
 
 use super::reader::Value;
+use crate::endpoints::origin::Origin;
 use crate::gateway::settings::{EndpointSettings, Scheme};
 use http::Uri;
 use std::net::IpAddr;
@@ -102,6 +103,20 @@ pub(super) fn origin(value: &Value<'_>) -> Option<EndpointSettings> {
     let scheme = if uri.scheme_str() == Some("https") { Scheme::Https } else { Scheme::Http };
     let port = uri.port_u16().unwrap_or(if scheme == Scheme::Https { 443 } else { 80 });
     Some(EndpointSettings { scheme, host: unbracketed(uri.host()?).to_ascii_lowercase(), port })
+}
+
+/// The origin of pages, as browsers write it.
+pub(super) fn page_origin(value: &Value<'_>) -> Option<Origin> {
+    let mend = "write scheme, host and port as browsers do, such as https://app.example.com";
+    let text = value.text()?;
+    let origin = value.parsed("an origin", mend, Origin::parse)?;
+    if text.parse().is_ok_and(|uri| is_plain_off_loopback(&uri)) {
+        value.warning(
+            "whoever sits between a browser and this plain http page can act as the page",
+            "serve the page over https",
+        );
+    }
+    Some(origin)
 }
 
 #[cfg(test)]

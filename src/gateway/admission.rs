@@ -98,7 +98,7 @@ pub(super) fn new_request_id() -> Result<String, Reason> {
 
 /// Methods are case-sensitive (RFC 9110 section 9.1) and none that is in use has small letters: `delete` is
 /// no method that a route names, but some upstreams would take it for `DELETE`.
-fn is_served(method: &Method) -> bool {
+pub(super) fn is_served(method: &Method) -> bool {
     !matches!(*method, Method::TRACE | Method::CONNECT)
         && !method.as_str().bytes().any(|b| b.is_ascii_lowercase())
 }

@@ -41,6 +41,7 @@ pub(super) fn reply(denial: &Denial, request_id: &str, html_only: bool) -> Reply
         Reason::MethodNotAllowed => reply.with_static(header::ALLOW, METHODS),
         Reason::Ok
         | Reason::Anonymous
+        | Reason::Preflight
         | Reason::NoRoute
         | Reason::UnforwardableClaim
         | Reason::BadPath
@@ -94,7 +95,7 @@ fn status_and_detail(reason: Reason) -> (u16, &'static str) {
         Reason::RateLimited => (429, "Too many requests."),
         Reason::UpstreamUnreachable => (502, "The service behind this route cannot be reached."),
         Reason::UpstreamTimeout => (504, "The service behind this route did not answer in time."),
-        Reason::Ok | Reason::Anonymous | Reason::Internal => {
+        Reason::Ok | Reason::Anonymous | Reason::Preflight | Reason::Internal => {
             (500, "The gateway failed to handle this request.")
         }
     }

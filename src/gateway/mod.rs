@@ -1,7 +1,9 @@
 //! The proxy itself: the phases of a request, and what they need.
 
 mod admission;
+mod answers;
 mod context;
+pub mod cors;
 mod denial;
 pub mod engine;
 mod guard;

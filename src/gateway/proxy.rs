@@ -2,10 +2,9 @@
 
 use super::context::RequestContext;
 use super::guard::Guarded;
-use super::respond::{self, SmallBody};
+use super::respond;
 use super::snapshot::{ServedRoute, Snapshot};
-use super::{Gateway, admission, denial, listener, outgoing, report, returned};
-use crate::endpoints::{BODY_LIMIT, Body, Endpoint, EndpointRequest};
+use super::{Gateway, admission, cors, listener, outgoing, report, returned};
 use crate::metrics::{CLIENT_GONE, DecisionOutcome};
 use crate::policy::forward::WhyUnforwardable;
 use crate::policy::{Caller, Decision, Denial, authorize};
@@ -56,8 +55,21 @@ impl ProxyHttp for Gateway {
         if let Some((endpoints, endpoint)) = own {
             return self.answer(session, ctx, endpoint, &endpoints).await;
         }
-        let method = &session.req_header().method;
-        let Some(served) = ctx.snapshot.routes.find(&ctx.host, path.as_str(), method).cloned() else {
+        let request = session.req_header();
+        let preflight = cors::preflight_method(&request.method, &request.headers)
+            .filter(admission::is_served)
+            .and_then(|asked| Some((ctx.snapshot.routes.find(&ctx.host, path.as_str(), &asked)?, asked)))
+            .and_then(|(served, asked)| Some((served.route.cors.clone()?, Arc::clone(served), asked)));
+        if let Some((cors, served, asked)) = preflight {
+            let allowed = path.check(served.route.allow_in_path);
+            ctx.route = Some(served);
+            return match allowed {
+                Ok(()) => self.answer_preflight(session, ctx, asked, &cors).await,
+                Err(_) => self.refuse(session, ctx, &Denial::new(Reason::BadPath)).await,
+            };
+        }
+        let Some(served) = ctx.snapshot.routes.find(&ctx.host, path.as_str(), &request.method).cloned()
+        else {
             let reason = if path.is_plain() { Reason::NoRoute } else { Reason::BadPath };
             return self.refuse(session, ctx, &Denial::new(reason)).await;
         };
@@ -156,7 +168,7 @@ impl ProxyHttp for Gateway {
 
     async fn response_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         response: &mut ResponseHeader,
         ctx: &mut RequestContext,
     ) -> Result<()> {
@@ -167,6 +179,9 @@ impl ProxyHttp for Gateway {
             returned::keep_own_cookies(response, endpoints.cookie())?;
         }
         returned::drop_hop_by_hop(response);
+        if let Some(cors) = ctx.route.as_ref().and_then(|served| served.route.cors.as_ref()) {
+            returned::replace_cors(response, cors, &session.req_header().headers)?;
+        }
         if response.status.is_informational() {
             return Ok(());
         }
@@ -320,60 +335,6 @@ impl Gateway {
         };
         let Some(rule) = &served.route.forward.assertion else { return broken };
         permit.asserting(&served.route.requirement, &served.route.forward, rule, assertion)
-    }
-
-    /// Writes the answer to a refused request. Returns `true`: the request is answered.
-    async fn refuse(&self, session: &mut Session, ctx: &mut RequestContext, denial: &Denial) -> Result<bool> {
-        ctx.reason = denial.reason;
-        ctx.unforwardable.clone_from(&denial.unforwardable);
-        if let (Some(served), None) = (&ctx.route, &ctx.permit) {
-            served.metrics.decided(&ctx.issuer, DecisionOutcome::Deny, denial.reason);
-        }
-        let reply = denial::reply(denial, &ctx.request_id, admission::wants_html_only(session));
-        ctx.status = Some(reply.status);
-        respond::send(session, &reply, &ctx.request_id).await.map_err(Error::into_down)?;
-        Ok(true)
-    }
-
-    /// Answers a request to one of the session endpoints.
-    async fn answer(
-        &self,
-        session: &mut Session,
-        ctx: &mut RequestContext,
-        endpoint: Endpoint,
-        endpoints: &crate::endpoints::Endpoints,
-    ) -> Result<bool> {
-        ctx.endpoint = Some(endpoint.as_str());
-        ctx.reason = Reason::Ok;
-        let header = session.req_header().clone();
-        let request = EndpointRequest {
-            method: &header.method,
-            headers: &header.headers,
-            peer: ctx.client,
-            https: ctx.https,
-            host: &ctx.host,
-            request_id: &ctx.request_id,
-            token_bytes: ctx.snapshot.limits.token_bytes,
-        };
-        let handled = if let Some(handled) = endpoints.precheck(endpoint, &request) {
-            handled
-        } else {
-            let patience = ctx.snapshot.limits.body_timeout;
-            let read = respond::read_small_body(session, BODY_LIMIT, patience).await;
-            let body = match read.map_err(Error::into_down)? {
-                SmallBody::Complete(bytes) => Body::Bytes(bytes),
-                SmallBody::TooLarge => Body::TooLarge,
-                SmallBody::TooSlow => {
-                    session.set_keepalive(None);
-                    Body::TimedOut
-                }
-            };
-            endpoints.handle(endpoint, request, body).await
-        };
-        ctx.status = Some(handled.reply.status);
-        self.report(&handled);
-        respond::send(session, &handled.reply, &ctx.request_id).await.map_err(Error::into_down)?;
-        Ok(true)
     }
 }
 

@@ -1,8 +1,10 @@
 //! The response as the client gets it: what concerns the upstream's connection only is taken out, and so is
 //! what an upstream may not say.
 
+use super::cors::{self, Cors};
+use super::respond;
 use crate::endpoints::cookie::CookieSettings;
-use http::{HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use pingora_core::Result;
 use pingora_http::ResponseHeader;
 
@@ -43,6 +45,22 @@ pub(super) fn keep_own_cookies(response: &mut ResponseHeader, cookies: &CookieSe
     response.remove_header(&header::SET_COOKIE);
     for line in lines.into_iter().filter(|line| !cookies.is_own_set_cookie(line)) {
         response.append_header(header::SET_COOKIE, line)?;
+    }
+    Ok(())
+}
+
+/// What pages may read is ours to say: the upstream's word on it is replaced.
+pub(super) fn replace_cors(response: &mut ResponseHeader, cors: &Cors, request: &HeaderMap) -> Result<()> {
+    let theirs: Vec<HeaderName> =
+        response.headers.keys().filter(|name| cors::is_cors(name)).cloned().collect();
+    for name in theirs {
+        response.remove_header(&name);
+    }
+    if response.status.is_informational() {
+        return Ok(());
+    }
+    for (name, value) in cors.answer(request) {
+        response.append_header(respond::spelled(&name), value)?;
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! A route as the gateway serves it: whom it is for, what it asks, where it leads.
 
+use super::cors::Cors;
 use super::path::AllowedInPath;
 use super::settings::UpstreamTimeouts;
 use crate::policy::forward::ForwardPlan;
@@ -23,6 +24,8 @@ pub struct Route {
     pub strip_prefix: Option<PathPrefix>,
     /// Ambiguous forms its upstream reads as we do.
     pub allow_in_path: AllowedInPath,
+    /// Which pages of other origins may call it; `None`: CORS is the upstream's own matter.
+    pub cors: Option<Cors>,
     /// Bytes of a request body, 413 beyond; `None` is no limit.
     pub body_bytes: Option<u64>,
     /// Timeouts towards the upstream.

@@ -1,0 +1,97 @@
+//! The answers the gateway gives by itself: refusals, preflights, and those of our own endpoints.
+
+use super::context::RequestContext;
+use super::cors::Cors;
+use super::respond::{self, SmallBody};
+use super::{Gateway, admission, denial};
+use crate::endpoints::{BODY_LIMIT, Body, Endpoint, EndpointRequest, Endpoints};
+use crate::metrics::DecisionOutcome;
+use crate::policy::Denial;
+use crate::reason::Reason;
+use crate::reply::Reply;
+use http::Method;
+use pingora_core::{Error, Result};
+use pingora_proxy::Session;
+
+impl Gateway {
+    /// Writes the answer to a refused request. Returns `true`: the request is answered.
+    pub(super) async fn refuse(
+        &self,
+        session: &mut Session,
+        ctx: &mut RequestContext,
+        denial: &Denial,
+    ) -> Result<bool> {
+        ctx.reason = denial.reason;
+        ctx.unforwardable.clone_from(&denial.unforwardable);
+        if let (Some(served), None) = (&ctx.route, &ctx.permit) {
+            served.metrics.decided(&ctx.issuer, DecisionOutcome::Deny, denial.reason);
+        }
+        let mut reply = denial::reply(denial, &ctx.request_id, admission::wants_html_only(session));
+        if let Some(cors) = ctx.route.as_ref().and_then(|served| served.route.cors.as_ref()) {
+            reply.headers.extend(cors.answer(&session.req_header().headers));
+        }
+        ctx.status = Some(reply.status);
+        respond::send(session, &reply, &ctx.request_id).await.map_err(Error::into_down)?;
+        Ok(true)
+    }
+
+    /// Answers a CORS preflight for a route: nobody has to be known for that, and no upstream is asked.
+    pub(super) async fn answer_preflight(
+        &self,
+        session: &mut Session,
+        ctx: &mut RequestContext,
+        asked: Method,
+        cors: &Cors,
+    ) -> Result<bool> {
+        ctx.reason = Reason::Preflight;
+        let methods = ctx.route.as_ref().map(|served| served.route.matched.methods.as_slice());
+        let any = [asked];
+        let methods = methods.filter(|methods| !methods.is_empty()).unwrap_or(&any);
+        let mut reply = Reply::empty(204);
+        reply.headers = cors.preflight(&session.req_header().headers, methods);
+        ctx.status = Some(reply.status);
+        respond::send(session, &reply, &ctx.request_id).await.map_err(Error::into_down)?;
+        Ok(true)
+    }
+
+    /// Answers a request to one of the session endpoints.
+    pub(super) async fn answer(
+        &self,
+        session: &mut Session,
+        ctx: &mut RequestContext,
+        endpoint: Endpoint,
+        endpoints: &Endpoints,
+    ) -> Result<bool> {
+        ctx.endpoint = Some(endpoint.as_str());
+        ctx.reason = Reason::Ok;
+        let header = session.req_header().clone();
+        let request = EndpointRequest {
+            method: &header.method,
+            headers: &header.headers,
+            peer: ctx.client,
+            https: ctx.https,
+            host: &ctx.host,
+            request_id: &ctx.request_id,
+            token_bytes: ctx.snapshot.limits.token_bytes,
+        };
+        let handled = if let Some(handled) = endpoints.precheck(endpoint, &request) {
+            handled
+        } else {
+            let patience = ctx.snapshot.limits.body_timeout;
+            let read = respond::read_small_body(session, BODY_LIMIT, patience).await;
+            let body = match read.map_err(Error::into_down)? {
+                SmallBody::Complete(bytes) => Body::Bytes(bytes),
+                SmallBody::TooLarge => Body::TooLarge,
+                SmallBody::TooSlow => {
+                    session.set_keepalive(None);
+                    Body::TimedOut
+                }
+            };
+            endpoints.handle(endpoint, request, body).await
+        };
+        ctx.status = Some(handled.reply.status);
+        self.report(&handled);
+        respond::send(session, &handled.reply, &ctx.request_id).await.map_err(Error::into_down)?;
+        Ok(true)
+    }
+}
