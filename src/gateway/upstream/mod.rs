@@ -1,44 +1,24 @@
 //! Upstreams: names resolved in the background, an endpoint picked per attempt, every timeout explicit.
 
-use super::settings::{
-    Balance, CaBundle, EndpointSettings, HostHeader, Scheme, UpstreamSettings, UpstreamTimeouts,
-};
+mod resolve;
+mod trust;
+
+pub use trust::UpstreamError;
+
+use super::settings::{Balance, EndpointSettings, HostHeader, Scheme, UpstreamSettings, UpstreamTimeouts};
 use crate::clock::random_bytes;
 use crate::metrics::UpstreamMetrics;
 use arc_swap::ArcSwap;
 use pingora_core::protocols::tls::CaType;
 use pingora_core::upstreams::peer::HttpPeer;
-use pingora_core::utils::tls::{WrappedX509, parse_x509};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash as _, Hasher as _};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
-
-/// How often names are resolved again, and how soon after a failure.
-const RESOLVE_EVERY: Duration = Duration::from_secs(10);
-const RESOLVE_RETRY: Duration = Duration::from_secs(1);
 
 /// HTTP/2 streams on one connection to an upstream.
 const UPSTREAM_H2_STREAMS: usize = 100;
-
-/// Why an upstream cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum UpstreamError {
-    /// A certificate of the CA file is not one.
-    #[error("upstreams.{upstream}.tls.ca_file: {path}: {what}")]
-    Ca {
-        /// The upstream's name.
-        upstream: String,
-        /// The file.
-        path: String,
-        /// What is wrong.
-        what: String,
-    },
-}
 
 /// One address of an upstream, ready to connect to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,19 +45,22 @@ impl Upstream {
     /// [`UpstreamError`] when the CA file holds something other than certificates.
     pub fn new(settings: &UpstreamSettings, metrics: UpstreamMetrics) -> Result<Self, UpstreamError> {
         let bundle = settings.tls.as_ref().and_then(|tls| tls.ca.as_ref());
-        let ca = bundle.map(|bundle| certificates(&settings.name, bundle)).transpose()?;
-        let mut trust = DefaultHasher::new();
-        bundle.map(|bundle| &bundle.pem).hash(&mut trust);
+        let ca = bundle.map(|bundle| trust::certificates(&settings.name, bundle)).transpose()?;
+        let mut kept_apart = DefaultHasher::new();
+        bundle.map(|bundle| &bundle.pem).hash(&mut kept_apart);
         let upstream = Self {
             settings: settings.clone(),
             targets: ArcSwap::default(),
             next: AtomicUsize::new(0),
             ca,
-            trust: trust.finish(),
+            trust: kept_apart.finish(),
             metrics,
         };
-        let known =
-            settings.endpoints.iter().map(|endpoint| literal(endpoint).into_iter().collect()).collect();
+        let known = settings
+            .endpoints
+            .iter()
+            .map(|endpoint| resolve::literal(endpoint).into_iter().collect())
+            .collect();
         upstream.install(known);
         Ok(upstream)
     }
@@ -161,64 +144,6 @@ impl Upstream {
             HostHeader::Upstream => self.settings.endpoints.get(target.endpoint).map(authority),
         }
     }
-
-    /// Resolves the names among the endpoints again and again, for as long as somebody else holds the
-    /// upstream. A name that fails keeps the addresses it had.
-    pub async fn keep_resolved(self: Arc<Self>) {
-        let endpoints = self.settings.endpoints.clone();
-        let upstream = Arc::downgrade(&self);
-        drop(self);
-        if endpoints.iter().all(|endpoint| literal(endpoint).is_some()) {
-            return;
-        }
-        let mut known: Vec<Vec<SocketAddr>> = vec![Vec::new(); endpoints.len()];
-        let mut failing = vec![false; endpoints.len()];
-        while let Some(this) = upstream.upgrade() {
-            let mut wait = RESOLVE_EVERY;
-            for ((endpoint, known), failing) in endpoints.iter().zip(&mut known).zip(&mut failing) {
-                match resolve(endpoint).await {
-                    Ok(addresses) if !addresses.is_empty() => {
-                        *known = addresses;
-                        *failing = false;
-                    }
-                    failed => {
-                        wait = RESOLVE_RETRY;
-                        // Told once, not once per attempt.
-                        if !std::mem::replace(failing, true) {
-                            let error =
-                                failed.err().map_or_else(|| "no address".to_owned(), |e| e.to_string());
-                            let host = endpoint.host.as_str();
-                            tracing::warn!(upstream = this.name(), host, error, "cannot resolve a name");
-                        }
-                    }
-                }
-            }
-            this.install(known.clone());
-            drop(this);
-            tokio::time::sleep(wait).await;
-        }
-    }
-
-    fn install(&self, addresses: Vec<Vec<SocketAddr>>) {
-        let flat = addresses.into_iter().enumerate();
-        let flat = flat
-            .flat_map(|(endpoint, list)| list.into_iter().map(move |address| Target { address, endpoint }));
-        let targets: Vec<_> = flat.collect();
-        if **self.targets.load() != targets {
-            self.targets.store(Arc::new(targets));
-        }
-    }
-}
-
-fn literal(endpoint: &EndpointSettings) -> Option<SocketAddr> {
-    endpoint.host.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, endpoint.port))
-}
-
-async fn resolve(endpoint: &EndpointSettings) -> std::io::Result<Vec<SocketAddr>> {
-    match literal(endpoint) {
-        Some(address) => Ok(vec![address]),
-        None => Ok(tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port)).await?.collect()),
-    }
 }
 
 /// The authority of an endpoint, without the scheme's own port (RFC 9110 section 4.2.3).
@@ -231,29 +156,12 @@ fn authority(endpoint: &EndpointSettings) -> String {
     }
 }
 
-/// Parses each certificate first: Pingora's own reader panics on one it cannot parse.
-fn certificates(upstream: &str, bundle: &CaBundle) -> Result<Arc<CaType>, UpstreamError> {
-    let error = |what: String| UpstreamError::Ca {
-        upstream: upstream.to_owned(),
-        path: bundle.path.display().to_string(),
-        what,
-    };
-    let mut parsed = Vec::new();
-    for der in CertificateDer::pem_slice_iter(&bundle.pem) {
-        let der = der.map_err(|e| error(e.to_string()))?;
-        x509_parser::parse_x509_certificate(&der).map_err(|e| error(e.to_string()))?;
-        parsed.push(WrappedX509::new(der.to_vec(), parse_x509));
-    }
-    if parsed.is_empty() {
-        return Err(error("holds no certificate".to_owned()));
-    }
-    Ok(parsed.into())
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::settings::CaBundle;
     use super::*;
     use crate::metrics::Metrics;
+    use std::time::Duration;
 
     fn settings(endpoints: &[(&str, u16)]) -> UpstreamSettings {
         let second = Duration::from_secs(1);
