@@ -39,5 +39,6 @@ mod sessions;
 mod stores;
 mod throttle;
 mod tidy;
+mod upstreams;
 mod verification;
 mod wire;

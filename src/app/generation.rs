@@ -92,7 +92,8 @@ impl Workshop {
                 .and_then(|previous| previous.upstream(upstream.name()))
                 .is_none_or(|before| !Arc::ptr_eq(before, &upstream));
             if is_new {
-                tokio::spawn(upstream.keep_resolved());
+                tokio::spawn(Arc::clone(&upstream).keep_resolved());
+                tokio::spawn(upstream.keep_checked());
             }
         }
         Ok(snapshot)

@@ -386,8 +386,7 @@ mod tests {
                 assert!(shown, "{} is not in the reference", member(&path, key));
             }
         }
-        let later =
-            ["forward_auth", "telemetry", "token_file", "http", "sql", "ldap", "health_check", "rate_limit"];
+        let later = ["forward_auth", "telemetry", "token_file", "http", "sql", "ldap", "rate_limit"];
         for key in later {
             let named =
                 |line: &&str| line.contains(&format!("# {key}:")) || line.contains(&format!("#   {key}:"));

@@ -4,10 +4,17 @@ use super::pem;
 use super::reader::{Fields, Value};
 use super::web;
 use crate::gateway::settings::{
-    Balance, CaBundle, EndpointSettings, HostHeader, Scheme, UpstreamSettings, UpstreamTimeouts, UpstreamTls,
+    Balance, CaBundle, EndpointSettings, HealthCheck, HostHeader, Scheme, UpstreamSettings, UpstreamTimeouts,
+    UpstreamTls,
 };
 use std::net::IpAddr;
 use std::time::Duration;
+
+const BALANCE: &[(&str, Balance)] = &[
+    ("round_robin", Balance::RoundRobin),
+    ("random", Balance::Random),
+    ("consistent_hash", Balance::ConsistentHash),
+];
 
 pub(super) fn upstreams(value: &Value<'_>) -> Vec<UpstreamSettings> {
     let named = value.named("write one `name: { endpoints: […] }` per upstream");
@@ -16,8 +23,8 @@ pub(super) fn upstreams(value: &Value<'_>) -> Vec<UpstreamSettings> {
 
 fn upstream(name: &str, value: &Value<'_>) -> Option<UpstreamSettings> {
     web::check_name(value, name);
-    let known = &["endpoints", "balance", "timeouts", "retries", "http2", "tls", "host"];
-    let fields = value.fields(known, &["health_check"])?;
+    let known = &["endpoints", "balance", "health_check", "timeouts", "retries", "http2", "tls", "host"];
+    let fields = value.fields(known, &[])?;
     let endpoints = endpoints(&fields);
     let tls = fields.get("tls").and_then(|value| tls(&value, &endpoints));
     for (value, endpoint) in &endpoints {
@@ -30,7 +37,7 @@ fn upstream(name: &str, value: &Value<'_>) -> Option<UpstreamSettings> {
     Some(UpstreamSettings {
         name: name.to_owned(),
         endpoints: endpoints.into_iter().map(|(_, endpoint)| endpoint).collect(),
-        balance: fields.get("balance").and_then(|value| balance(&value)).unwrap_or(Balance::RoundRobin),
+        balance: fields.word("balance", BALANCE, Balance::RoundRobin),
         timeouts: fields
             .get("timeouts")
             .map_or_else(default_timeouts, |value| timeouts(&value, default_timeouts())),
@@ -38,6 +45,7 @@ fn upstream(name: &str, value: &Value<'_>) -> Option<UpstreamSettings> {
         http2: fields.boolean("http2", false),
         tls,
         host: fields.get("host").and_then(|value| host(&value)).unwrap_or(HostHeader::Preserve),
+        health_check: fields.get("health_check").and_then(|value| health_check(&value)),
     })
 }
 
@@ -64,17 +72,28 @@ fn endpoints<'a>(fields: &Fields<'a>) -> Vec<(Value<'a>, EndpointSettings)> {
     endpoints
 }
 
-fn balance(value: &Value<'_>) -> Option<Balance> {
-    let words = [
-        ("round_robin", Some(Balance::RoundRobin)),
-        ("random", Some(Balance::Random)),
-        ("consistent_hash", None),
-    ];
-    let balance = value.word(&words)?;
-    if balance.is_none() {
-        value.error("consistent_hash is not supported yet", "use round_robin or random");
+fn health_check(value: &Value<'_>) -> Option<HealthCheck> {
+    let fields = value.fields(&["path", "interval", "timeout", "healthy", "unhealthy"], &[])?;
+    let mend = "write a path such as /healthz";
+    let path = fields.require("path", mend).and_then(|value| {
+        value.parsed("a path", mend, |text| {
+            (text.starts_with('/') && !text.contains('#')).then(|| text.parse().ok())?
+        })
+    });
+    if let Some(value) = fields.get("interval").filter(Value::duration_is_zero) {
+        value.error("leaves no time between two checks", "write a duration such as 5s");
     }
-    balance
+    if let Some(value) = fields.get("timeout").filter(Value::duration_is_zero) {
+        value.warning("gives the upstream no time at all", "write a duration such as 1s");
+    }
+    let times = |key, default| u32::try_from(fields.number(key, default, 1, 100)).unwrap_or(1);
+    Some(HealthCheck {
+        path: path?,
+        interval: fields.duration("interval", Duration::from_secs(5)),
+        timeout: fields.duration("timeout", Duration::from_secs(1)),
+        healthy: times("healthy", 1),
+        unhealthy: times("unhealthy", 3),
+    })
 }
 
 pub(super) fn default_timeouts() -> UpstreamTimeouts {

@@ -1,13 +1,13 @@
 //! What one request carries through its phases.
 
+use super::attempt::Attempt;
 use super::snapshot::{ServedRoute, Snapshot};
-use super::upstream::Target;
 use crate::policy::Permit;
 use crate::policy::forward::Unforwardable;
 use crate::reason::Reason;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// One request, from its header to its log line.
 pub struct RequestContext {
@@ -36,19 +36,6 @@ pub struct RequestContext {
     pub(super) attempt: Attempt,
     /// Body bytes received so far.
     pub(super) body_bytes: u64,
-}
-
-/// The attempts at an upstream.
-#[derive(Default)]
-pub(super) struct Attempt {
-    /// Where this request starts in the list of targets.
-    pub(super) start: usize,
-    /// How many attempts were begun.
-    pub(super) begun: usize,
-    pub(super) target: Option<Target>,
-    pub(super) picked: Option<Instant>,
-    /// From picking an endpoint to its response header.
-    pub(super) answered: Option<Duration>,
 }
 
 impl RequestContext {

@@ -3,6 +3,7 @@
 use super::Gateway;
 use super::settings::{Limits, Scheme, ServerSettings, UpstreamSettings};
 use pingora_core::apps::HttpServerOptions;
+use pingora_core::connectors::ConnectorOptions;
 use pingora_core::protocols::http::v2::server::{H2Options, default_h2_options};
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::tls::load_platform_certs_incl_env_into_store;
@@ -80,6 +81,12 @@ fn h2_options(limits: &Limits) -> H2Options {
     let mut options = default_h2_options();
     options.max_header_list_size(u32::try_from(most).unwrap_or(u32::MAX));
     options
+}
+
+/// For connections to one upstream beside the engine's: without the system's roots where it does not need them.
+pub(super) fn connector_options(upstream: &UpstreamSettings) -> ConnectorOptions {
+    let ca_file = (!trusts_the_system(upstream)).then(|| NO_CERTIFICATES.to_owned());
+    ConnectorOptions::from_server_conf(&ServerConf { ca_file, ..ServerConf::default() })
 }
 
 fn trusts_the_system(upstream: &UpstreamSettings) -> bool {

@@ -2,6 +2,7 @@
 
 mod admission;
 mod answers;
+mod attempt;
 mod context;
 pub mod cors;
 mod denial;

@@ -1,5 +1,6 @@
 //! The phases of a request, in Pingora's order; each a few lines.
 
+use super::attempt::Broken;
 use super::context::RequestContext;
 use super::guard::Guarded;
 use super::respond;
@@ -19,7 +20,6 @@ use pingora_core::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 use std::sync::Arc;
-use std::time::Instant;
 
 #[async_trait]
 impl ProxyHttp for Gateway {
@@ -97,8 +97,9 @@ impl ProxyHttp for Gateway {
                 served.metrics.decided(&ctx.issuer, outcome, reason);
                 ctx.reason = reason;
                 ctx.unforwardable = permit.would_deny().and_then(|denial| denial.unforwardable.clone());
+                let claims = permit.claims().map(|claims| &**claims);
+                ctx.attempt.choose_by(served.upstream.draw(claims, ctx.client));
                 ctx.permit = Some(permit);
-                ctx.attempt.start = served.upstream.draw();
                 Ok(false)
             }
         }
@@ -125,15 +126,12 @@ impl ProxyHttp for Gateway {
         let Some(served) = ctx.route.clone().filter(|_| ctx.permit.is_some()) else {
             return Error::e_explain(ErrorType::InternalError, "no permit");
         };
-        let Some(target) = served.upstream.target(ctx.attempt.start, ctx.attempt.begun) else {
+        let Some(target) = ctx.attempt.next(&served.upstream) else {
             return Error::e_explain(ErrorType::HTTPStatus(502), "no address of the upstream is known");
         };
         let peer = served.upstream.peer(&target, &served.route.timeouts);
         // A further attempt sends the body from its beginning.
         ctx.body_bytes = 0;
-        ctx.attempt.begun += 1;
-        ctx.attempt.target = Some(target);
-        ctx.attempt.picked = Some(Instant::now());
         Ok(Box::new(peer))
     }
 
@@ -185,8 +183,8 @@ impl ProxyHttp for Gateway {
         if response.status.is_informational() {
             return Ok(());
         }
-        if ctx.attempt.answered.is_none() {
-            ctx.attempt.answered = ctx.attempt.picked.map(|picked| picked.elapsed());
+        if let Some(served) = &ctx.route {
+            ctx.attempt.answer(&served.upstream);
         }
         response.insert_header("X-Request-Id", &ctx.request_id)
     }
@@ -198,7 +196,10 @@ impl ProxyHttp for Gateway {
         ctx: &mut RequestContext,
         mut error: Box<Error>,
     ) -> Box<Error> {
-        error.set_retry(may_retry(session, ctx));
+        let method = &session.req_header().method;
+        let again =
+            ctx.route.as_ref().is_some_and(|served| ctx.attempt.unconnected(&served.upstream, method));
+        error.set_retry(again);
         error
     }
 
@@ -208,13 +209,16 @@ impl ProxyHttp for Gateway {
         session: &mut Session,
         error: Box<Error>,
         ctx: &mut RequestContext,
-        _reused: bool,
+        reused: bool,
     ) -> Box<Error> {
         let mut error = error.more_context(format!("upstream {peer}"));
-        let timed_out = matches!(error.etype(), ErrorType::ReadTimedout | ErrorType::WriteTimedout);
-        let upstream = *error.esource() == pingora_core::ErrorSource::Upstream;
         let untouched = session.response_written().is_none() && !session.as_ref().retry_buffer_truncated();
-        error.set_retry(upstream && !timed_out && untouched && may_retry(session, ctx));
+        let broken =
+            Broken { error: &error, reused, untouched, request_done: session.as_mut().is_body_done() };
+        let method = &session.req_header().method;
+        let again =
+            ctx.route.as_ref().is_some_and(|served| ctx.attempt.broken(&served.upstream, method, &broken));
+        error.set_retry(again);
         error
     }
 
@@ -336,12 +340,6 @@ impl Gateway {
         let Some(rule) = &served.route.forward.assertion else { return broken };
         permit.asserting(&served.route.requirement, &served.route.forward, rule, assertion)
     }
-}
-
-/// Whether another attempt is allowed: an idempotent method (RFC 9110 section 9.2.2) and attempts left.
-fn may_retry(session: &Session, ctx: &RequestContext) -> bool {
-    let retries = ctx.route.as_ref().map_or(0, |served| served.upstream.retries());
-    session.req_header().method.is_idempotent() && ctx.attempt.begun <= retries
 }
 
 /// An error of the proxy engine for the log. One about a header quotes all of it, cookies and tokens too.

@@ -2,6 +2,7 @@
 //!
 //! Plain data, filled by the configuration; every value here was checked by it.
 
+use http::uri::PathAndQuery;
 use ipnet::IpNet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -95,6 +96,23 @@ pub struct UpstreamSettings {
     pub tls: Option<UpstreamTls>,
     /// The `Host` it is sent.
     pub host: HostHeader,
+    /// How its targets are asked whether they are well; `None` is not at all.
+    pub health_check: Option<HealthCheck>,
+}
+
+/// Requests of our own that tell whether a target is well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// The path and query that is asked for; a 2xx is well.
+    pub path: PathAndQuery,
+    /// From one check to the next, give or take a tenth; not zero.
+    pub interval: Duration,
+    /// For the whole check, from connecting to the response header.
+    pub timeout: Duration,
+    /// Good checks in a row that bring a target back.
+    pub healthy: u32,
+    /// Bad checks in a row that put it out.
+    pub unhealthy: u32,
 }
 
 /// One endpoint of an upstream: a URL without a path.
@@ -124,6 +142,8 @@ pub enum Balance {
     RoundRobin,
     /// Any, with equal chance.
     Random,
+    /// Always the same one for a verified caller, or for a client's address where nobody is verified.
+    ConsistentHash,
 }
 
 /// Timeouts towards an upstream.

@@ -226,6 +226,16 @@ impl Gateway {
         self.signal("-TERM");
     }
 
+    /// SIGSTOP: it goes on to accept connections, and does nothing with them.
+    pub(crate) fn pause(&self) {
+        self.signal("-STOP");
+    }
+
+    /// SIGCONT.
+    pub(crate) fn resume(&self) {
+        self.signal("-CONT");
+    }
+
     fn signal(&self, name: &str) {
         let id = self.child.id().to_string();
         let done = Command::new("kill").args([name, &id]).status().expect("the kill program");

@@ -137,7 +137,12 @@ pub(crate) struct HttpServer {
 
 impl HttpServer {
     pub(crate) fn start(handler: impl Fn(&Received) -> Reply + Send + Sync + 'static) -> Self {
-        Self::launch(None, handler)
+        Self::launch(0, None, handler)
+    }
+
+    /// On this port.
+    pub(crate) fn start_at(port: u16, handler: impl Fn(&Received) -> Reply + Send + Sync + 'static) -> Self {
+        Self::launch(port, None, handler)
     }
 
     /// The same over TLS.
@@ -145,14 +150,15 @@ impl HttpServer {
         tls: Arc<ServerConfig>,
         handler: impl Fn(&Received) -> Reply + Send + Sync + 'static,
     ) -> Self {
-        Self::launch(Some(tls), handler)
+        Self::launch(0, Some(tls), handler)
     }
 
     fn launch(
+        port: u16,
         tls: Option<Arc<ServerConfig>>,
         handler: impl Fn(&Received) -> Reply + Send + Sync + 'static,
     ) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback listener");
+        let listener = TcpListener::bind(("127.0.0.1", port)).expect("a loopback listener");
         let address = listener.local_addr().expect("its address");
         let shared = Arc::new(Shared {
             handler: Mutex::new(Arc::new(handler)),

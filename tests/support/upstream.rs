@@ -12,6 +12,11 @@ impl Upstream {
         Self::named("upstream")
     }
 
+    /// On this port.
+    pub(crate) fn at(port: u16) -> Self {
+        Self { server: HttpServer::start_at(port, |_| Reply::ok("upstream")) }
+    }
+
     pub(crate) fn named(name: &str) -> Self {
         let body = name.to_owned();
         Self::answering(move |_| Reply::ok(body.clone()))

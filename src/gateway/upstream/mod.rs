@@ -1,36 +1,47 @@
-//! Upstreams: names resolved in the background, an endpoint picked per attempt, every timeout explicit.
+//! Upstreams: names resolved in the background, a healthy target picked per attempt, every timeout explicit.
 
+mod balance;
+mod check;
+mod health;
 mod resolve;
 mod trust;
 
+pub(super) use balance::Order;
 pub use trust::UpstreamError;
+
+use health::Health;
 
 use super::settings::{Balance, EndpointSettings, HostHeader, Scheme, UpstreamSettings, UpstreamTimeouts};
 use crate::clock::random_bytes;
 use crate::metrics::UpstreamMetrics;
+use crate::token::claims::VerifiedClaims;
 use arc_swap::ArcSwap;
 use pingora_core::protocols::tls::CaType;
 use pingora_core::upstreams::peer::HttpPeer;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash as _, Hasher as _};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 /// HTTP/2 streams on one connection to an upstream.
 const UPSTREAM_H2_STREAMS: usize = 100;
 
-/// One address of an upstream, ready to connect to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// One address of an upstream, ready to connect to, and what is known of its health.
+#[derive(Debug)]
 pub(super) struct Target {
     pub(super) address: SocketAddr,
     endpoint: usize,
+    /// What it is called where keys choose among targets.
+    name: u64,
+    health: Health,
 }
 
 /// An upstream and the addresses it is reached at now.
 pub struct Upstream {
     settings: UpstreamSettings,
-    targets: ArcSwap<Vec<Target>>,
+    targets: ArcSwap<Vec<Arc<Target>>>,
     next: AtomicUsize,
     ca: Option<Arc<CaType>>,
     /// Keeps connections apart that were verified against different roots: Pingora's pool key leaves the CA out.
@@ -85,21 +96,65 @@ impl Upstream {
         &self.metrics
     }
 
-    /// A place to start in the list of targets, for one request; its attempts count on from there.
-    pub(super) fn draw(&self) -> usize {
+    /// How one request orders the targets, for all its attempts: `claims` are the verified caller's.
+    pub(super) fn draw(&self, claims: Option<&VerifiedClaims>, client: IpAddr) -> Order {
         let turn = || self.next.fetch_add(1, Ordering::Relaxed);
         match self.settings.balance {
-            Balance::RoundRobin => turn(),
+            Balance::RoundRobin => Order::Turn(turn()),
             // Without randomness turns are as fair.
-            Balance::Random => random_bytes().map_or_else(|_| turn(), usize::from_ne_bytes),
+            Balance::Random => Order::Turn(random_bytes().map_or_else(|_| turn(), usize::from_ne_bytes)),
+            Balance::ConsistentHash => Order::Key(match claims {
+                Some(claims) => balance::caller_key(claims.issuer(), claims.subject()),
+                None => balance::address_key(client),
+            }),
         }
     }
 
-    /// The target of attempt number `attempt`; `None` while no name could be resolved.
-    pub(super) fn target(&self, start: usize, attempt: usize) -> Option<Target> {
+    /// The target of the next attempt; `None` while no name could be resolved.
+    ///
+    /// A healthy target that was not `tried`, else a healthy one again. If none is healthy, health is ignored:
+    /// the fault may lie in the check or between us and it, a wrong guess costs an error that there would be
+    /// anyway, and what is left of the upstream is not buried under all requests (Envoy calls it panic mode).
+    pub(super) fn target(&self, order: Order, tried: &[Arc<Target>]) -> Option<Arc<Target>> {
         let targets = self.targets.load();
-        let at = start.wrapping_add(attempt).checked_rem(targets.len())?;
-        targets.get(at).cloned()
+        let now = Instant::now();
+        let healthy = |target: &&Arc<Target>| target.health.admits(now);
+        let fresh = |target: &&Arc<Target>| !tried.iter().any(|one| Arc::ptr_eq(one, target));
+        let name = |target: &Arc<Target>| target.name;
+        // As often as another request may be quicker to try a target.
+        for _ in 0..targets.len() {
+            let chosen = order.choose(targets.iter().filter(healthy).filter(fresh), name);
+            let Some(chosen) = chosen.or_else(|| order.choose(targets.iter().filter(healthy), name)) else {
+                break;
+            };
+            if chosen.health.enter(now) {
+                return Some(Arc::clone(chosen));
+            }
+        }
+        let any = order.choose(targets.iter().filter(fresh), name);
+        any.or_else(|| order.choose(targets.iter(), name)).cloned()
+    }
+
+    /// Whether there is a healthy target besides `one` and those that were `tried`.
+    pub(super) fn has_another(&self, one: &Arc<Target>, tried: &[Arc<Target>]) -> bool {
+        let now = Instant::now();
+        let known = |target: &Arc<Target>| tried.iter().chain([one]).any(|known| Arc::ptr_eq(known, target));
+        self.targets.load().iter().any(|target| target.health.admits(now) && !known(target))
+    }
+
+    /// A target answered a request that was sent there at `picked`.
+    pub(super) fn answered(&self, target: &Target, picked: Instant) {
+        if target.health.answered(picked) {
+            tracing::info!(upstream = self.name(), target = %target.address, "a target answers again");
+        }
+    }
+
+    /// A request that was sent to a target at `picked` found no working connection.
+    pub(super) fn failed(&self, target: &Target, picked: Instant) {
+        if let Some(length) = target.health.failed(picked, Instant::now()) {
+            let (upstream, seconds) = (self.name(), length.as_secs());
+            tracing::warn!(upstream, target = %target.address, seconds, "a target fails and gets no requests for a while");
+        }
     }
 
     /// The peer for one attempt, with the route's timeouts.
@@ -181,6 +236,7 @@ mod tests {
             http2: false,
             tls: None,
             host: HostHeader::Upstream,
+            health_check: None,
         }
     }
 
@@ -188,19 +244,97 @@ mod tests {
         Upstream::new(settings, Metrics::new().unwrap().upstream("u")).unwrap()
     }
 
+    fn draw(upstream: &Upstream) -> Order {
+        upstream.draw(None, IpAddr::from([192, 0, 2, 1]))
+    }
+
+    /// Fails until the target is out.
+    fn put_out(upstream: &Upstream, target: &Target) {
+        let now = Instant::now();
+        while target.health.admits(now) {
+            upstream.failed(target, now);
+        }
+    }
+
+    #[test]
+    fn the_healthy_share_the_requests_of_one_that_is_out_equally() {
+        let upstream = upstream(&settings(&[("127.0.0.1", 1), ("127.0.0.1", 2), ("127.0.0.1", 3)]));
+        let out = upstream.target(draw(&upstream), &[]).unwrap();
+        put_out(&upstream, &out);
+        let mut hits = [0; 4];
+        for _ in 0..100 {
+            let target = upstream.target(draw(&upstream), &[]).unwrap();
+            hits[usize::from(target.address.port())] += 1;
+        }
+        hits.sort_unstable();
+        assert_eq!(hits, [0, 0, 50, 50]);
+    }
+
+    #[test]
+    fn when_none_is_healthy_health_is_ignored() {
+        let upstream = upstream(&settings(&[("127.0.0.1", 1), ("127.0.0.1", 2)]));
+        for target in upstream.targets.load().iter() {
+            put_out(&upstream, target);
+        }
+        let (one, two) = (draw(&upstream), draw(&upstream));
+        let first = upstream.target(one, &[]).unwrap();
+        assert_ne!(first.address, upstream.target(two, &[]).unwrap().address);
+        assert_ne!(first.address, upstream.target(one, &[Arc::clone(&first)]).unwrap().address);
+    }
+
+    #[test]
+    fn a_target_that_is_resolved_again_keeps_its_health() {
+        let upstream = upstream(&settings(&[("backend.invalid", 1)]));
+        let address = |last: u8| SocketAddr::from(([192, 0, 2, last], 1));
+        upstream.install(vec![vec![address(1), address(2)]]);
+        let first = Arc::clone(&upstream.targets.load()[0]);
+        put_out(&upstream, &first);
+        upstream.install(vec![vec![address(3), address(1)]]);
+        assert!(Arc::ptr_eq(&first, &upstream.targets.load()[1]));
+        for _ in 0..4 {
+            assert_eq!(upstream.target(draw(&upstream), &[]).unwrap().address, address(3));
+        }
+    }
+
+    #[test]
+    fn one_caller_goes_to_one_target_wherever_from() {
+        let mut settings = settings(&[("127.0.0.1", 1), ("127.0.0.1", 2), ("127.0.0.1", 3)]);
+        settings.balance = Balance::ConsistentHash;
+        let (one, other) = (upstream(&settings), upstream(&settings));
+        let mut used = std::collections::HashSet::new();
+        for n in 0..40 {
+            let claims = VerifiedClaims::sample("gateway", &serde_json::json!({ "sub": format!("u{n}") }));
+            let here = one.draw(Some(&claims), IpAddr::from([192, 0, 2, n]));
+            let there = other.draw(Some(&claims), IpAddr::from([198, 51, 100, n]));
+            let target = one.target(here, &[]).unwrap();
+            assert_eq!(target.address, other.target(there, &[]).unwrap().address);
+            let second = one.target(here, &[Arc::clone(&target)]).unwrap();
+            put_out(&other, &other.target(there, &[]).unwrap());
+            assert_eq!(other.target(there, &[]).unwrap().address, second.address, "the next in the ranking");
+            for target in other.targets.load().iter() {
+                other.answered(target, Instant::now());
+            }
+            used.insert(target.address);
+        }
+        assert_eq!(used.len(), 3);
+    }
+
     #[test]
     fn round_robin_takes_turns_and_a_retry_goes_to_another_endpoint() {
         let upstream = upstream(&settings(&[("127.0.0.1", 1), ("127.0.0.1", 2)]));
-        let port = |start, attempt| upstream.target(start, attempt).unwrap().address.port();
-        let (first, second) = (upstream.draw(), upstream.draw());
-        assert_ne!(port(first, 0), port(second, 0));
-        assert_ne!(port(first, 0), port(first, 1));
+        let first = upstream.target(draw(&upstream), &[]).unwrap();
+        let order = draw(&upstream);
+        let second = upstream.target(order, &[]).unwrap();
+        assert_ne!(first.address.port(), second.address.port());
+        let third = upstream.target(order, &[Arc::clone(&second)]).unwrap();
+        assert_ne!(third.address.port(), second.address.port());
+        assert!(upstream.has_another(&first, &[]) && !upstream.has_another(&first, &[second]));
     }
 
     #[test]
     fn every_timeout_of_a_peer_is_set() {
         let upstream = upstream(&settings(&[("127.0.0.1", 1)]));
-        let peer = upstream.peer(&upstream.target(0, 0).unwrap(), &settings(&[]).timeouts);
+        let peer = upstream.peer(&upstream.target(draw(&upstream), &[]).unwrap(), &settings(&[]).timeouts);
         let options = &peer.options;
         for timeout in [
             options.connection_timeout,
@@ -216,7 +350,7 @@ mod tests {
     #[test]
     fn an_unresolved_name_has_no_target_and_does_not_panic() {
         let upstream = upstream(&settings(&[("backend.invalid", 80)]));
-        assert_eq!(upstream.target(0, 0), None);
+        assert!(upstream.target(draw(&upstream), &[]).is_none());
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Names become addresses in the background: no request waits for DNS.
 
 use super::super::settings::EndpointSettings;
-use super::{Target, Upstream};
+use super::health::Health;
+use super::{Target, Upstream, balance};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,12 +49,28 @@ impl Upstream {
         }
     }
 
+    /// Takes these addresses, by endpoint, as the targets; one that is known keeps its health.
     pub(super) fn install(&self, addresses: Vec<Vec<SocketAddr>>) {
-        let flat = addresses.into_iter().enumerate();
-        let flat = flat
-            .flat_map(|(endpoint, list)| list.into_iter().map(move |address| Target { address, endpoint }));
-        let targets: Vec<_> = flat.collect();
-        if **self.targets.load() != targets {
+        let before = self.targets.load();
+        let place = |(endpoint, list): (usize, Vec<SocketAddr>)| {
+            list.into_iter().map(move |address| (endpoint, address))
+        };
+        let mut targets: Vec<Arc<Target>> = Vec::new();
+        for (endpoint, address) in addresses.into_iter().enumerate().flat_map(place) {
+            let same = |target: &&Arc<Target>| target.endpoint == endpoint && target.address == address;
+            if targets.iter().any(|target| same(&target)) {
+                continue;
+            }
+            targets.push(before.iter().find(same).cloned().unwrap_or_else(|| {
+                let host =
+                    self.settings.endpoints.get(endpoint).map_or("", |endpoint| endpoint.host.as_str());
+                let name = balance::hash([host.as_bytes(), address.to_string().as_bytes()]);
+                Arc::new(Target { address, endpoint, name, health: Health::new() })
+            }));
+        }
+        let same = before.len() == targets.len()
+            && before.iter().zip(&targets).all(|(before, target)| Arc::ptr_eq(before, target));
+        if !same {
             self.targets.store(Arc::new(targets));
         }
     }
