@@ -20,7 +20,7 @@ const ONLY_THE_NEWEST_IS_GOOD: &str = "{ grace: 0s, coalesce: 0s, lost_response:
 fn generation(redis: &Redis, session: &str) -> u32 {
     let keys = redis.keys(&format!("rs:*:{session}"));
     assert_eq!(keys.len(), 1, "{keys:?}");
-    redis.ask(&format!("HGET {} n", keys[0])).parse().expect("a generation")
+    redis.ask(&format!("BITFIELD_RO {} GET u32 32", keys[0])).parse().expect("a generation")
 }
 
 #[test]

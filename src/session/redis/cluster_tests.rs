@@ -64,7 +64,7 @@ impl Rig for Cluster {
 
     async fn damage(&self, user: UserKey, session: SessionId) {
         let holder = &self.fleet.servers[self.fleet.holder(slot(user.shard()))];
-        let () = holder.connection().hset(keys::state(user, session), "n", "seven").unwrap();
+        let () = holder.connection().set(keys::session(user, session), "seven").unwrap();
     }
 }
 
@@ -166,7 +166,7 @@ async fn sessions_follow_their_slot_to_another_server() {
     let accused = meanwhile.as_ref().is_ok_and(|rotation| !rotation.outcome.grants());
     assert!(!accused && !matches!(meanwhile, Err(StoreError::Corrupt(_))), "{meanwhile:?}");
     let moving: Vec<String> = from.query(&format!("CLUSTER GETKEYSINSLOT {slot} 100"));
-    assert!(moving.len() >= 3);
+    assert!(moving.len() >= 2);
     let () = redis::cmd("MIGRATE")
         .arg(&["127.0.0.1", &to.port.to_string(), "", "0", "5000", "KEYS"])
         .arg(moving)

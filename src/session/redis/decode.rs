@@ -6,20 +6,14 @@ use crate::session::id::{SessionId, UserKey};
 use crate::session::record::Details;
 use crate::session::store::{EndReason, Revocation, SessionRecord, StoreError};
 use redis::{FromRedisValue, Value};
-use serde::Deserialize as _;
-use serde::de::value::{Error, StrDeserializer};
 use std::cmp::Reverse;
 use std::collections::HashMap;
 
-/// The fields of a state, in the order in which the scripts list them.
-pub(super) const FIELDS: [&str; 13] = ["h", "c", "n", "r", "t", "f", "b", "p", "e", "s", "i", "a", "x"];
+/// The length of a state: what stands behind it are the details.
+pub(super) const STATE: usize = 100;
 
-/// A state as listed: one value per field.
-pub(super) type State = Vec<Option<Vec<u8>>>;
-
-/// What tells whether a session is ended: why it was, the epoch it was opened under, the user's epoch, and
-/// whether it had to make room.
-pub(super) type Standing = ((Option<String>, Option<u32>), Option<u32>, Option<f64>);
+/// The version of the form that sessions are stored in; `prelude.lua` writes it.
+const VERSION: u8 = 1;
 
 /// An entry of a stream: its id and its fields.
 pub(super) type Entry = (String, HashMap<String, String>);
@@ -28,37 +22,50 @@ pub(super) fn corrupt(what: &str) -> StoreError {
     StoreError::Corrupt(what.to_owned())
 }
 
-/// `None` if there is no such session.
-pub(super) fn family(state: State) -> Result<Option<Family>, StoreError> {
-    if state.len() != FIELDS.len() {
-        return Err(corrupt("a session of the wrong shape"));
-    }
-    if state.iter().all(Option::is_none) {
-        return Ok(None);
-    }
-    let mut state = state.into_iter();
-    let mut next = || state.next().flatten();
-    // In the order of FIELDS.
-    Ok(Some(Family {
-        secret_hash: next()
-            .and_then(|hash| hash.try_into().ok())
-            .ok_or_else(|| corrupt("a session without secret"))?,
-        created: time(next())?,
-        generation: number(next())?,
-        rotated: time(next())?,
-        handed: time(next())?,
-        confirmed: number::<u8>(next())? != 0,
-        recoveries: number(next())?,
-        recoveries_since: time(next())?,
-        epoch: number(next())?,
-        last_seen: time(next())?,
-        idle_expiry: time(next())?,
-        absolute_expiry: time(next())?,
-        ended: next().map(|why| end_reason(&why)).transpose()?,
-    }))
+/// The state of a stored session, and its details; an ended one has none.
+pub(super) fn family(record: &[u8]) -> Result<(Family, &[u8]), StoreError> {
+    read(record).ok_or_else(|| corrupt("a session that is not of the form this version writes"))
 }
 
-pub(super) fn record(
+/// In the order of `LAYOUT` in `prelude.lua`; numbers are big-endian.
+fn read(record: &[u8]) -> Option<(Family, &[u8])> {
+    let (&[version, why, confirmed, recoveries], rest) = record.split_first_chunk()?;
+    let (generation, rest) = rest.split_first_chunk()?;
+    let (epoch, mut rest) = rest.split_first_chunk()?;
+    let mut times = [Timestamp::default(); 7];
+    for time in &mut times {
+        let (millis, behind) = rest.split_first_chunk()?;
+        (*time, rest) = (Timestamp::from_millis(u64::from_be_bytes(*millis)), behind);
+    }
+    let [created, rotated, handed, recoveries_since, last_seen, idle_expiry, absolute_expiry] = times;
+    let (secret_hash, details) = rest.split_first_chunk()?;
+    let ended = if why == 0 { None } else { Some(end_reason(why)?) };
+    let family = Family {
+        secret_hash: *secret_hash,
+        created,
+        generation: u32::from_be_bytes(*generation),
+        rotated,
+        handed,
+        confirmed: confirmed != 0,
+        recoveries,
+        recoveries_since,
+        epoch: u32::from_be_bytes(*epoch),
+        last_seen,
+        idle_expiry,
+        absolute_expiry,
+        ended,
+    };
+    (version == VERSION).then_some((family, details))
+}
+
+/// A whole session.
+pub(super) fn session(user: UserKey, id: SessionId, record: &[u8]) -> Result<SessionRecord, StoreError> {
+    let (family, details) = family(record)?;
+    with_details(user, id, &family, details)
+}
+
+/// The same, from a state and the details it was opened with.
+pub(super) fn with_details(
     user: UserKey,
     id: SessionId,
     family: &Family,
@@ -70,7 +77,7 @@ pub(super) fn record(
 }
 
 /// The living ones of a user's sessions, latest seen first, from the answers to: TIME, the user's epoch, and
-/// for each session its state and its details. `clock` replaces the time that Redis says.
+/// each session. `clock` replaces the time that Redis says.
 pub(super) fn living(
     user: UserKey,
     ids: &[SessionId],
@@ -84,12 +91,11 @@ pub(super) fn living(
     let user_state = UserState { epoch: epoch.unwrap_or_default() };
     let mut living = Vec::with_capacity(ids.len());
     for id in ids {
-        let (state, details) = (answers.next(), answers.next());
-        // Either may be gone by now: ended, or expired.
-        let Some(family) = family(value(state)?)? else { continue };
-        let Some(details) = value::<Option<Vec<u8>>>(details)? else { continue };
+        // It may be gone by now: ended, or expired.
+        let Some(record) = value::<Option<Vec<u8>>>(answers.next())? else { continue };
+        let (family, details) = family(&record)?;
         if family.is_alive(user_state, now) {
-            living.push(record(user, *id, &family, &details)?);
+            living.push(with_details(user, *id, &family, details)?);
         }
     }
     living.sort_by_key(|session| (Reverse(session.last_seen), session.id));
@@ -126,21 +132,20 @@ fn user_key(text: &str) -> Result<UserKey, StoreError> {
     UserKey::parse(text).ok_or_else(|| corrupt("a user that is none"))
 }
 
-/// The word an [`EndReason`] is stored as.
-pub(super) const fn end_word(why: EndReason) -> &'static str {
+/// The number an [`EndReason`] is stored as; zero is none.
+pub(super) const fn end_code(why: EndReason) -> u8 {
     match why {
-        EndReason::Logout => "logout",
-        EndReason::Removed => "removed",
-        EndReason::Reused => "reused",
-        EndReason::Evicted => "evicted",
-        EndReason::Disabled => "disabled",
+        EndReason::Logout => 1,
+        EndReason::Removed => 2,
+        EndReason::Reused => 3,
+        EndReason::Evicted => 4,
+        EndReason::Disabled => 5,
     }
 }
 
-fn end_reason(word: &[u8]) -> Result<EndReason, StoreError> {
-    let word = std::str::from_utf8(word).unwrap_or_default();
-    EndReason::deserialize(StrDeserializer::<Error>::new(word))
-        .map_err(|_| corrupt("an end for a reason this version does not know"))
+fn end_reason(code: u8) -> Option<EndReason> {
+    use EndReason::{Disabled, Evicted, Logout, Removed, Reused};
+    [Logout, Removed, Reused, Evicted, Disabled].into_iter().find(|why| end_code(*why) == code)
 }
 
 /// `None` for an entry of a kind that a later version may add.
@@ -170,26 +175,67 @@ fn number<T: std::str::FromStr>(value: Option<Vec<u8>>) -> Result<T, StoreError>
 mod tests {
     use super::*;
 
-    #[test]
-    fn every_reason_is_read_back_from_its_word() {
-        use EndReason::{Disabled, Evicted, Logout, Removed, Reused};
-        for why in [Logout, Removed, Reused, Evicted, Disabled] {
-            assert_eq!(end_reason(end_word(why).as_bytes()).unwrap(), why);
+    /// A state as the scripts write it, its numbers counted up from 1.
+    fn state() -> Vec<u8> {
+        let mut state = vec![VERSION, 0, 1, 2];
+        for number in [3_u32, 4] {
+            state.extend_from_slice(&number.to_be_bytes());
         }
-        assert!(matches!(end_reason(b"\xff"), Err(StoreError::Corrupt(_))));
+        for time in 5_u64..12 {
+            state.extend_from_slice(&time.to_be_bytes());
+        }
+        state.extend_from_slice(&[12; 32]);
+        state
     }
 
     #[test]
-    fn a_state_of_another_shape_is_an_error() {
-        assert_eq!(family(vec![None; FIELDS.len()]).unwrap(), None);
-        assert!(family(vec![None; 3]).is_err());
-        let mut state = vec![Some(b"1".to_vec()); FIELDS.len()];
-        assert!(family(state.clone()).is_err(), "a hash of one byte");
-        state[0] = Some(vec![1; 32]);
-        state[12] = None;
-        assert!(family(state.clone()).unwrap().is_some());
-        state[2] = Some(b"-1".to_vec());
-        assert!(family(state).is_err());
+    fn a_state_is_read_field_by_field_and_the_details_stand_behind_it() {
+        let mut record = state();
+        assert_eq!(record.len(), STATE);
+        record.extend_from_slice(b"{}");
+        let (family, details) = family(&record).unwrap();
+        assert_eq!(details, b"{}");
+        let at = Timestamp::from_millis;
+        let expected = Family {
+            secret_hash: [12; 32],
+            created: at(5),
+            generation: 3,
+            rotated: at(6),
+            handed: at(7),
+            confirmed: true,
+            recoveries: 2,
+            recoveries_since: at(8),
+            epoch: 4,
+            last_seen: at(9),
+            idle_expiry: at(10),
+            absolute_expiry: at(11),
+            ended: None,
+        };
+        assert_eq!(family, expected);
+    }
+
+    #[test]
+    fn every_reason_is_read_back_from_its_number() {
+        use EndReason::{Disabled, Evicted, Logout, Removed, Reused};
+        for why in [Logout, Removed, Reused, Evicted, Disabled] {
+            let mut state = state();
+            state[1] = end_code(why);
+            assert_eq!(family(&state).unwrap().0.ended, Some(why));
+        }
+    }
+
+    #[test]
+    fn a_state_of_another_form_is_an_error() {
+        for length in 0..STATE {
+            assert!(family(&state()[..length]).is_err(), "{length} bytes");
+        }
+        for (at, byte) in [(0, 0), (0, VERSION + 1), (1, 6)] {
+            let mut state = state();
+            state[at] = byte;
+            assert!(family(&state).is_err(), "{at}: {byte}");
+        }
+        let (user, id) = (UserKey::from_bytes([1; 12]), SessionId::from_bytes([2; 16]));
+        assert!(session(user, id, &state()).is_err(), "an alive one without details");
     }
 
     #[test]

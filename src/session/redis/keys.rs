@@ -4,14 +4,9 @@
 use crate::session::id::{SessionId, UserKey};
 use crate::session::throttle::Name;
 
-/// Where a session's family stands (a hash).
-pub(super) fn state(user: UserKey, session: SessionId) -> String {
+/// A session: where its family stands, and what it was opened with (a string; see decode.rs).
+pub(super) fn session(user: UserKey, session: SessionId) -> String {
     format!("rs:{{{}}}:{user}:{session}", user.shard())
-}
-
-/// What a session was opened with (JSON).
-pub(super) fn details(user: UserKey, session: SessionId) -> String {
-    format!("rd:{{{}}}:{user}:{session}", user.shard())
 }
 
 /// A user's epoch (a number).
@@ -66,14 +61,7 @@ mod tests {
     #[test]
     fn a_users_keys_share_one_hash_tag() {
         let (alice, id) = (UserKey::from_bytes([18; 12]), SessionId::from_bytes([1; 16]));
-        let keys = [
-            state(alice, id),
-            details(alice, id),
-            user(alice),
-            index(alice),
-            evicted(alice),
-            stream(alice.shard()),
-        ];
+        let keys = [session(alice, id), user(alice), index(alice), evicted(alice), stream(alice.shard())];
         assert!(keys.iter().all(|key| key.contains("{2}")), "{keys:?}");
     }
 }

@@ -27,7 +27,7 @@ use super::store::{
 use crate::clock::Clock;
 use async_trait::async_trait;
 use call::{Call, Script};
-use decode::{FIELDS, State, corrupt};
+use decode::corrupt;
 use futures_util::future::try_join_all;
 use link::Link;
 use redis::Pipeline;
@@ -70,8 +70,7 @@ impl RedisStore {
     fn about<'a>(&self, script: &'a Script, user: UserKey, session: SessionId) -> Call<'a> {
         let mut script = script.call();
         script
-            .key(keys::state(user, session))
-            .key(keys::details(user, session))
+            .key(keys::session(user, session))
             .key(keys::user(user))
             .key(keys::index(user))
             .key(keys::stream(user.shard()))
@@ -118,9 +117,8 @@ impl SessionStore for RedisStore {
             .arg(new.user.to_string())
             .arg(millis(self.policy.absolute))
             .arg(new.known_epoch);
-        let (state, evicted): (State, Vec<String>) = self.link.script(new.user.shard(), &script).await?;
-        let family = decode::family(state)?.ok_or_else(|| corrupt("an opened session without state"))?;
-        let session = decode::record(new.user, new.id, &family, &details)?;
+        let (record, evicted): (Vec<u8>, Vec<String>) = self.link.script(new.user.shard(), &script).await?;
+        let session = decode::with_details(new.user, new.id, &decode::family(&record)?.0, &details)?;
         let evicted = evicted.iter().map(|id| decode::session_id(id)).collect::<Result<_, _>>()?;
         Ok(Opened { session, evicted })
     }
@@ -148,27 +146,22 @@ impl SessionStore for RedisStore {
             .arg(on_reuse)
             .arg(self.revocation_lifetime())
             .arg(millis(self.policy.absolute));
-        let (word, state, details, raised): (String, State, Option<Vec<u8>>, Option<u32>) =
+        let (word, record, raised): (String, Option<Vec<u8>>, Option<u32>) =
             self.link.script(user.shard(), &script).await?;
         let outcome = decode::outcome(&word)?;
         if outcome == Outcome::Reused {
             self.link.replicated(user.shard()).await;
         }
-        let Some(details) = details else {
-            return if outcome.grants() {
-                Err(corrupt("a grant without a session"))
-            } else {
-                Ok(Rotation { outcome, session: None, raised })
-            };
-        };
-        let family = decode::family(state)?.ok_or_else(|| corrupt("a session without state"))?;
-        let session = decode::record(user, session, &family, &details)?;
-        Ok(Rotation { outcome, session: Some(session), raised })
+        let session = record.map(|record| decode::session(user, session, &record)).transpose()?;
+        if outcome.grants() && session.is_none() {
+            return Err(corrupt("a grant without a session"));
+        }
+        Ok(Rotation { outcome, session, raised })
     }
 
     async fn end(&self, user: UserKey, session: SessionId, why: EndReason) -> Result<bool, StoreError> {
         let mut script = self.about(&self.scripts.end, user, session);
-        script.arg(session.to_string()).arg(decode::end_word(why)).arg(self.revocation_lifetime());
+        script.arg(session.to_string()).arg(decode::end_code(why)).arg(self.revocation_lifetime());
         let ended = self.link.script(user.shard(), &script).await?;
         self.link.replicated(user.shard()).await;
         Ok(ended)
@@ -193,8 +186,7 @@ impl SessionStore for RedisStore {
         pipe.cmd("TIME").cmd("GET").arg(keys::user(user));
         for entry in &entries {
             let id = decode::session_id(entry.split(':').next().unwrap_or_default())?;
-            pipe.cmd("HMGET").arg(keys::state(user, id)).arg(&FIELDS[..]);
-            pipe.cmd("GET").arg(keys::details(user, id));
+            pipe.cmd("GET").arg(keys::session(user, id));
             ids.push(id);
         }
         let answers: Vec<redis::Value> = self.link.pipeline(user.shard(), &pipe).await?;
@@ -208,8 +200,9 @@ impl SessionStore for RedisStore {
         }
         for (shard, seen) in shards {
             let mut script = self.scripts.confirm.call();
+            script.arg(self.time());
             for seen in seen {
-                script.key(keys::state(seen.user, seen.session)).arg(seen.generation);
+                script.key(keys::session(seen.user, seen.session)).arg(seen.generation);
             }
             let () = self.link.script(shard, &script).await?;
         }
@@ -239,13 +232,15 @@ impl SessionStore for RedisStore {
     async fn is_ended(&self, token: &SessionRef) -> Result<bool, StoreError> {
         let SessionRef { user, session, .. } = *token;
         let mut pipe = Pipeline::new();
-        pipe.cmd("HMGET").arg(keys::state(user, session)).arg(&["x", "e"]);
+        pipe.cmd("GETRANGE").arg(keys::session(user, session)).arg(0).arg(decode::STATE - 1);
         pipe.cmd("GET").arg(keys::user(user));
         pipe.cmd("ZSCORE").arg(keys::evicted(user)).arg(session.to_string());
-        let ((why, opened), epoch, evicted): decode::Standing =
+        let (state, epoch, evicted): (Vec<u8>, Option<u32>, Option<f64>) =
             self.link.pipeline(user.shard(), &pipe).await?;
+        // What is not there is an empty range.
+        let is_alive = !state.is_empty() && decode::family(&state)?.0.ended.is_none();
         let raised = token.epoch < epoch.unwrap_or_default();
-        Ok(opened.is_none() || why.is_some() || raised || evicted.is_some())
+        Ok(!is_alive || raised || evicted.is_some())
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

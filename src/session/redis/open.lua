@@ -1,5 +1,5 @@
 -- Opens a session; ends the longest idle ones beyond the limit.
--- KEYS: state, details, user, index, stream, evicted
+-- KEYS: session, user, index, stream, evicted
 -- ARGV: time, secret hash, session id, details, absolute expiry, idle, limit, revocation lifetime,
 --       user key, absolute, the epoch that the gateway knows
 --
@@ -17,16 +17,16 @@ if state then
   if state.h ~= ARGV[2] then
     return redis.error_reply('CORRUPT the identifier of a new session is taken')
   end
-  return { listed(state), {} }
+  return { packed(state), {} }
 end
 
 local known = tonumber(ARGV[11])
-if epoch_of(KEYS[3]) < known then
-  raise(KEYS[3], KEYS[4], KEYS[5], ARGV[9], lifetime, tonumber(ARGV[10]), known)
+if epoch_of(KEYS[2]) < known then
+  raise(KEYS[2], KEYS[3], KEYS[4], ARGV[9], lifetime, tonumber(ARGV[10]), known)
 end
 
 local alive = {}
-local entries = redis.call('ZRANGE', KEYS[4], 0, -1, 'WITHSCORES')
+local entries = redis.call('ZRANGE', KEYS[3], 0, -1, 'WITHSCORES')
 for at = 1, #entries, 2 do
   local expiry = expiry_of(entries[at], entries[at + 1])
   if now < expiry then
@@ -38,23 +38,22 @@ for at = 1, #alive + 1 - limit do
   local leaving = alive[at]
   evicted[at] = string.match(leaving.entry, '^[^:]+')
   kept_until = math.max(kept_until, leaving.expiry + LINGER)
-  redis.call('ZREM', KEYS[4], leaving.entry)
-  redis.call('ZADD', KEYS[6], int(leaving.expiry), evicted[at])
-  revoke_session(KEYS[5], lifetime, evicted[at], KEYS[1])
+  redis.call('ZREM', KEYS[3], leaving.entry)
+  redis.call('ZADD', KEYS[5], int(leaving.expiry), evicted[at])
+  revoke_session(KEYS[4], lifetime, evicted[at], KEYS[1])
 end
 if kept_until > 0 then
-  local latest = redis.call('ZRANGE', KEYS[6], -1, -1, 'WITHSCORES')[2]
-  redis.call('PEXPIREAT', KEYS[6], int(math.max(kept_until, tonumber(latest) + LINGER)))
-  redis.call('ZREMRANGEBYSCORE', KEYS[6], '-inf', int(now - LINGER))
+  local latest = redis.call('ZRANGE', KEYS[5], -1, -1, 'WITHSCORES')[2]
+  redis.call('PEXPIREAT', KEYS[5], int(math.max(kept_until, tonumber(latest) + LINGER)))
+  redis.call('ZREMRANGEBYSCORE', KEYS[5], '-inf', int(now - LINGER))
 end
 
 local expires = tonumber(ARGV[5])
 state = {
-  h = ARGV[2], c = now, n = 0, r = now, t = now, f = 0, b = 0, p = now, e = epoch_of(KEYS[3]),
-  s = now, i = math.min(expires, now + idle), a = expires,
+  x = 0, h = ARGV[2], c = now, n = 0, r = now, t = now, f = 0, b = 0, p = now, e = epoch_of(KEYS[2]),
+  s = now, i = math.min(expires, now + idle), a = expires, details = ARGV[4],
 }
 save(KEYS[1], state)
-redis.call('SET', KEYS[2], ARGV[4], 'PXAT', int(state.i + LINGER))
-enlist(KEYS[4], id, state, idle)
-redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', int(now - LINGER))
-return { listed(state), evicted }
+enlist(KEYS[3], id, state, idle)
+redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', int(now - LINGER))
+return { packed(state), evicted }

@@ -10,56 +10,35 @@ local function int(number)
   return string.format('%.0f', number)
 end
 
--- A session's state: h(ash of the secret) c(reated) n (generation) r(otated) t (handed) f (confirmed)
--- b(udget used) p(eriod of the budget) e(poch) s(een) i(dle expiry) a(bsolute expiry) x (why ended).
-local FIELDS = { 'h', 'c', 'n', 'r', 't', 'f', 'b', 'p', 'e', 's', 'i', 'a', 'x' }
+-- A session is one string: a state of fixed length, and behind it, while the session lives, its details as
+-- JSON. The state: version, x (why ended, 0: alive), f (confirmed), b(udget used), n (generation), e(poch),
+-- c(reated), r(otated), t (handed), p(eriod of the budget), s(een), i(dle expiry), a(bsolute expiry),
+-- h(ash of the secret). decode.rs reads the same.
+local LAYOUT, LENGTH, VERSION = '>I1I1I1I1I4I4I8I8I8I8I8I8I8c32', 100, 1
 
 -- The state under a key; nil if there is none, and a second value if there is one we cannot read.
 local function load(key)
-  local values = redis.call('HMGET', key, unpack(FIELDS))
-  local state, found = {}, 0
-  for at, name in ipairs(FIELDS) do
-    local value = values[at]
-    if value and name ~= 'h' and name ~= 'x' then
-      value = tonumber(value)
-    end
-    if value and name ~= 'x' then
-      found = found + 1
-    end
-    state[name] = value
-  end
-  if found == #FIELDS - 1 then
-    return state
-  end
-  if redis.call('EXISTS', key) == 0 then
+  local record = redis.call('GET', key)
+  if not record then
     return nil
   end
-  return nil, redis.error_reply('CORRUPT a session lacks what this version needs')
+  if #record < LENGTH or string.byte(record) ~= VERSION then
+    return nil, redis.error_reply('CORRUPT a session is not of the form this version writes')
+  end
+  local state, _ = {}, nil
+  _, state.x, state.f, state.b, state.n, state.e, state.c, state.r, state.t, state.p, state.s, state.i, state.a,
+    state.h = struct.unpack(LAYOUT, record)
+  state.details = string.sub(record, LENGTH + 1)
+  return state
 end
 
-local function listed(state)
-  local values = {}
-  for at, name in ipairs(FIELDS) do
-    local value = state[name]
-    if type(value) == 'number' then
-      value = int(value)
-    end
-    values[at] = value or false
-  end
-  return values
+local function packed(state)
+  return struct.pack(LAYOUT, VERSION, state.x, state.f, state.b, state.n, state.e, state.c, state.r, state.t,
+    state.p, state.s, state.i, state.a, state.h) .. state.details
 end
 
 local function save(key, state)
-  local values = {}
-  for _, name in ipairs(FIELDS) do
-    local value = state[name]
-    if value then
-      values[#values + 1] = name
-      values[#values + 1] = type(value) == 'number' and int(value) or value
-    end
-  end
-  redis.call('HSET', key, unpack(values))
-  redis.call('PEXPIREAT', key, int(state.i + LINGER))
+  redis.call('SET', key, packed(state), 'PXAT', int(state.i + LINGER))
 end
 
 local function epoch_of(user)
@@ -67,7 +46,7 @@ local function epoch_of(user)
 end
 
 local function is_revoked(id, state, user, evicted)
-  return state.x or state.e < epoch_of(user) or redis.call('ZSCORE', evicted, id)
+  return state.x ~= 0 or state.e < epoch_of(user) or redis.call('ZSCORE', evicted, id)
 end
 
 local function is_expired(state)
@@ -103,11 +82,11 @@ local function revoke_session(stream, lifetime, id, state_key)
 end
 
 -- A full Redis refuses a script's first write if that may need memory, and none after it. So what frees
--- memory comes first here: a logout must go through.
-local function finish(state_key, details_key, index, stream, id, state, why, lifetime)
-  redis.call('DEL', details_key)
-  redis.call('HSET', state_key, 'x', why)
+-- memory comes first here: a logout must go through. What was ended keeps its state, and no details.
+local function finish(state_key, index, stream, id, state, why, lifetime)
   redis.call('ZREM', index, member(id, state))
+  state.x, state.details = why, ''
+  redis.call('SET', state_key, packed(state), 'KEEPTTL')
   revoke_session(stream, lifetime, id, state_key)
 end
 

@@ -1,5 +1,5 @@
 -- Presents a refresh token: decides in the order of family::rotate.
--- KEYS: state, details, user, index, stream, evicted
+-- KEYS: session, user, index, stream, evicted
 -- ARGV: time, secret hash, generation, session id, user key, idle, grace, coalesce,
 --       lost response (-1: until used), on reuse (user: end all), revocation lifetime, absolute
 
@@ -13,16 +13,16 @@ if unreadable then
   return unreadable
 end
 if not state then
-  return { 'unknown', {}, false, false }
+  return { 'unknown', false, false }
 end
 if state.h ~= ARGV[2] then
-  return { 'mismatch', {}, false, false }
+  return { 'mismatch', false, false }
 end
-if is_revoked(id, state, KEYS[3], KEYS[6]) then
-  return { 'revoked', {}, false, false }
+if is_revoked(id, state, KEYS[2], KEYS[5]) then
+  return { 'revoked', false, false }
 end
 if is_expired(state) then
-  return { 'expired', {}, false, false }
+  return { 'expired', false, false }
 end
 
 local function seen()
@@ -46,7 +46,7 @@ local recoverable = in_time and state.f == 0 and (state.b < RECOVERIES or period
 local outcome
 if behind < 0 then
   if -behind > HEAL then
-    return { 'ahead', {}, false, false }
+    return { 'ahead', false, false }
   end
   outcome = 'healed'
   advance(presented)
@@ -72,20 +72,16 @@ elseif behind == 1 and recoverable then
   seen()
   state.t = now
 else
-  local details, epoch = redis.call('GET', KEYS[2]), false
-  finish(KEYS[1], KEYS[2], KEYS[4], KEYS[5], id, state, 'reused', lifetime)
+  local record, epoch = packed(state), false
+  finish(KEYS[1], KEYS[3], KEYS[4], id, state, REUSED, lifetime)
   if ARGV[10] == 'user' then
-    epoch = int(raise(KEYS[3], KEYS[4], KEYS[5], user_name, lifetime, absolute, next_epoch(KEYS[3])))
+    epoch = int(raise(KEYS[2], KEYS[3], KEYS[4], user_name, lifetime, absolute, next_epoch(KEYS[2])))
   end
-  return { 'reused', listed(state), details, epoch }
+  return { 'reused', record, epoch }
 end
 
-local details = redis.call('GET', KEYS[2])
-if not details then
-  return { 'unknown', {}, false, false }
-end
 -- First what needs no memory: a rotation takes no more room than it found, so a full Redis lets it pass.
-redis.call('PEXPIREAT', KEYS[2], int(state.i + LINGER))
+redis.call('PEXPIREAT', KEYS[1], int(state.i + LINGER))
 save(KEYS[1], state)
-enlist(KEYS[4], id, state, idle)
-return { outcome, listed(state), details, false }
+enlist(KEYS[3], id, state, idle)
+return { outcome, packed(state), false }

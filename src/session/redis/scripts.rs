@@ -1,7 +1,9 @@
 //! The scripts, one per transition, and the rules' numbers that they share with `family`.
 
 use super::call::Script;
+use super::decode;
 use crate::session::family::{HEAL_GENERATIONS, LINGER, RECOVERIES, RECOVERY_PERIOD};
+use crate::session::store::EndReason;
 
 const PRELUDE: &str = include_str!("prelude.lua");
 
@@ -20,10 +22,13 @@ pub(super) struct Scripts {
 impl Scripts {
     pub(super) fn new() -> Self {
         let numbers = format!(
-            "local LINGER, HEAL, RECOVERIES, PERIOD, LAST = {}, {HEAL_GENERATIONS}, {RECOVERIES}, {}, {}\n",
+            "local LINGER, HEAL, RECOVERIES, PERIOD, LAST = {}, {HEAL_GENERATIONS}, {RECOVERIES}, {}, {}\n\
+             local LOGOUT, REUSED = {}, {}\n",
             LINGER.as_millis(),
             RECOVERY_PERIOD.as_millis(),
             u32::MAX,
+            decode::end_code(EndReason::Logout),
+            decode::end_code(EndReason::Reused),
         );
         let with_prelude = |script: &str| Script::new(format!("{numbers}{PRELUDE}\n{script}"));
         Self {
@@ -35,7 +40,7 @@ impl Scripts {
             reapply_all: with_prelude(include_str!("reapply_all.lua")),
             take: with_prelude(include_str!("take.lua")),
             give_back: with_prelude(include_str!("give_back.lua")),
-            confirm: Script::new(include_str!("confirm.lua").to_owned()),
+            confirm: with_prelude(include_str!("confirm.lua")),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::server::{Server, free_port, until};
 use super::tests::{access_token, new_session, token};
-use super::{RedisSettings, RedisStore, Servers, keys};
+use super::{RedisSettings, RedisStore, Servers, decode, keys};
 use crate::clock::{Clock as _, SystemClock};
 use crate::secret::Secret;
 use crate::session::family::{Outcome, RotationPolicy};
@@ -87,8 +87,9 @@ async fn a_logout_waits_a_moment_for_the_replica_and_goes_through_without_it() {
     let (took, ()) = tokio::join!(ended, resumed);
     let mut replica = watched.replica.connection();
     let () = redis::cmd("SELECT").arg(3).query(&mut replica).unwrap();
-    let key = keys::state(sessions[0].user, sessions[0].id);
-    let there: bool = redis::cmd("HEXISTS").arg(key).arg("x").query(&mut replica).unwrap();
+    let key = keys::session(sessions[0].user, sessions[0].id);
+    let there: Vec<u8> = redis::cmd("GET").arg(key).query(&mut replica).unwrap();
+    let there = decode::family(&there).is_ok_and(|(family, _)| family.ended.is_some());
     assert!(there || took >= patience, "answered after {took:?}, and the replica had not heard of it");
     assert!(took >= patience / 3);
 

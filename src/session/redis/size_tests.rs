@@ -9,19 +9,11 @@ use crate::session::store::{NewSession, SessionStore as _};
 use serde_json::json;
 use std::time::Duration;
 
-/// Bytes that one session may take with its index, beside the text of what it was opened with.
+/// Bytes that one session may take with its index.
 const ROOM: u64 = 600;
-/// The counter takes up to three bytes more as it rises, and the allocator deals in steps.
-const STEP: u64 = 32;
-
-/// Bytes of a session's state and details, of its user's index, and of its user's epoch.
-fn sizes(server: &Server, new: &NewSession) -> [u64; 4] {
-    let keys = [
-        keys::state(new.user, new.id),
-        keys::details(new.user, new.id),
-        keys::index(new.user),
-        keys::user(new.user),
-    ];
+/// Bytes of a session, of its user's index, and of its user's epoch.
+fn sizes(server: &Server, new: &NewSession) -> [u64; 3] {
+    let keys = [keys::session(new.user, new.id), keys::index(new.user), keys::user(new.user)];
     keys.map(|key| server.query(&format!("MEMORY USAGE {key}")))
 }
 
@@ -61,11 +53,10 @@ async fn a_session_takes_as_much_room_after_ever_so_many_rotations_as_after_a_fe
             seen.push((generation + 1, sizes(&server, &new)));
         }
     }
-    let text: u64 = server.query(&format!("STRLEN {}", keys::details(new.user, new.id)));
-    println!("bytes of state, details ({text} of text), index and epoch after so many rotations: {seen:?}");
+    println!("bytes of session, index and epoch after so many rotations: {seen:?}");
     let (_, first) = seen[0];
-    let (_, last @ [state, details, index, _]) = seen[seen.len() - 1];
-    assert!(last.iter().sum::<u64>() <= first.iter().sum::<u64>() + STEP, "{seen:?}");
-    assert!(state + details + index - text <= ROOM, "{seen:?}");
+    let (_, last @ [session, index, _]) = seen[seen.len() - 1];
+    assert_eq!(last, first, "{seen:?}");
+    assert!(session + index <= ROOM, "{seen:?}");
     assert_eq!(server.query::<u64>("DBSIZE"), keys, "rotations made keys");
 }
