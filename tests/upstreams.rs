@@ -338,3 +338,50 @@ fn consistent_hash_keeps_a_caller_at_one_endpoint() {
         assert!(now == homes[subject] || homes[subject] == "one", "{subject} moved to {now}");
     }
 }
+
+#[test]
+fn an_upstream_that_demands_a_certificate_is_shown_one_and_no_other_route_borrows_it() {
+    let authority = Authority::new();
+    let (server, ours, strange) = (
+        authority.identity(&["app.internal.test"]),
+        authority.identity(&["gateway.internal.test"]),
+        Authority::new().identity(&["gateway.internal.test"]),
+    );
+    let server = HttpServer::start_tls(authority.server_for_its_own(&server), |_| Reply::ok("known"));
+    let entry = |more: &str, top: &str| {
+        format!(
+            "{{ endpoints: [\"https://{}\"], retries: 0, tls: {{ server_name: app.internal.test, ca_file: ca.pem{more} }}{top} }}",
+            server.address()
+        )
+    };
+    let identity = |name: &str| format!(", client_certificate: {name}.pem, client_private_key: {name}.key");
+    let check = ", health_check: { path: /healthz, interval: 100ms, timeout: 5s, unhealthy: 1 }";
+    let config = |ours_pem: &str, ours_key: &str| {
+        Config::new()
+            .file("ca.pem", authority.pem())
+            .file("ours.pem", ours_pem)
+            .file("ours.key", ours_key)
+            .file("strange.pem", strange.certificate_pem.as_str())
+            .file("strange.key", strange.key_pem.as_str())
+            .upstream_raw("ours", &entry(&identity("ours"), check))
+            .upstream_raw("strange", &entry(&identity("strange"), ""))
+            .upstream_raw("none", &entry("", ""))
+            .route("{ name: a, match: { path: /ours }, upstream: ours, auth: public }")
+            .route("{ name: b, match: { path: /strange }, upstream: strange, auth: public }")
+            .route("{ name: c, match: { path: /none }, upstream: none, auth: public }")
+    };
+    let gateway = Gateway::start(&config(&ours.certificate_pem, &ours.key_pem));
+    for _ in 0..2 {
+        assert_eq!(get("/ours").send(&gateway.address()).expect(200).text(), "known");
+        get("/none").send(&gateway.address()).expect(502);
+        get("/strange").send(&gateway.address()).expect(502);
+    }
+    let checks = || server.received().iter().filter(|got| got.target() == "/healthz").count();
+    assert!(eventually(SOON, || checks() > 2), "the checks show no certificate");
+    assert_eq!(said(&gateway, UNHEALTHY), 0, "{}", gateway.stderr());
+    // The files are read again at a reload, and what was opened as somebody else is not used any more.
+    gateway.reload(&config(&strange.certificate_pem, &strange.key_pem), "ok");
+    get("/ours").send(&gateway.address()).expect(502);
+    let said = gateway.stderr() + &gateway.stdout();
+    assert!(!said.contains("PRIVATE KEY"), "a private key is in the log");
+}

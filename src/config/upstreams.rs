@@ -4,9 +4,10 @@ use super::pem;
 use super::reader::{Fields, Value};
 use super::web;
 use crate::gateway::settings::{
-    Balance, CaBundle, EndpointSettings, HealthCheck, HostHeader, Scheme, UpstreamSettings, UpstreamTimeouts,
-    UpstreamTls,
+    Balance, CaBundle, ClientIdentity, EndpointSettings, HealthCheck, HostHeader, Scheme, UpstreamSettings,
+    UpstreamTimeouts, UpstreamTls,
 };
+use crate::secret::Secret;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -125,14 +126,42 @@ fn tls(value: &Value<'_>, endpoints: &[(Value<'_>, EndpointSettings)]) -> Option
     if endpoints.iter().any(|(_, endpoint)| endpoint.scheme == Scheme::Http) {
         value.error("these endpoints are plain http", "write https:// in endpoints, or remove tls");
     }
-    let fields = value.fields(&["server_name", "ca_file"], &[])?;
+    let fields =
+        value.fields(&["server_name", "ca_file", "client_certificate", "client_private_key"], &[])?;
     let server_name = fields.get("server_name").and_then(|value| {
         value.parsed("a host name", "write a name such as orders.internal", |text| {
             web::is_host(text).then(|| text.to_owned())
         })
     });
     let ca = fields.get("ca_file").and_then(|value| ca_bundle(&value));
-    Some(UpstreamTls { server_name, ca })
+    Some(UpstreamTls { server_name, ca, identity: identity(&fields) })
+}
+
+fn identity(fields: &Fields<'_>) -> Option<ClientIdentity> {
+    let (certificate, key) = (fields.get("client_certificate"), fields.get("client_private_key"));
+    let (certificate, key) = match (certificate, key) {
+        (Some(certificate), Some(key)) => (certificate, key),
+        (Some(lone), None) => {
+            lone.error("a certificate is nothing without its private key", "add client_private_key");
+            return None;
+        }
+        (None, Some(lone)) => {
+            lone.error("a private key is nothing without its certificate", "add client_certificate");
+            return None;
+        }
+        (None, None) => return None,
+    };
+    let (path, key_path) = (certificate.file(), key.file());
+    let chain = path.as_ref().and_then(|path| pem::certificates(&certificate, path));
+    let private = key_path.and_then(|path| pem::private_key(&key, &path));
+    let (chain, private) = (chain?.certificates, private?);
+    let identity = ClientIdentity {
+        path: path?,
+        chain: chain.iter().map(|certificate| certificate.to_vec()).collect(),
+        key: Secret::new(private.secret_der().to_vec()),
+    };
+    pem::check_pair(&key, chain, private);
+    Some(identity)
 }
 
 fn ca_bundle(value: &Value<'_>) -> Option<CaBundle> {

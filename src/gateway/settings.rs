@@ -2,6 +2,7 @@
 //!
 //! Plain data, filled by the configuration; every value here was checked by it.
 
+use crate::secret::Secret;
 use http::uri::PathAndQuery;
 use ipnet::IpNet;
 use std::net::SocketAddr;
@@ -167,7 +168,28 @@ pub struct UpstreamTls {
     pub server_name: Option<String>,
     /// The certificates trusted instead of the system's roots.
     pub ca: Option<CaBundle>,
+    /// What the gateway shows an upstream that asks for a certificate.
+    pub identity: Option<ClientIdentity>,
 }
+
+/// The gateway's own certificate and private key, read at load; they belong together.
+#[derive(Debug, Clone)]
+pub struct ClientIdentity {
+    /// The file the certificates were read from.
+    pub path: PathBuf,
+    /// The certificate chain in DER, leaf first.
+    pub chain: Vec<Vec<u8>>,
+    /// The leaf's private key in DER.
+    pub key: Secret<Vec<u8>>,
+}
+
+impl PartialEq for ClientIdentity {
+    fn eq(&self, other: &Self) -> bool {
+        self.path == other.path && self.chain == other.chain && self.key.equals(other.key.expose())
+    }
+}
+
+impl Eq for ClientIdentity {}
 
 /// Trusted certificates, read at load.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,7 +3,9 @@
 use super::client::{Connection, Wire};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::crypto::aws_lc_rs::default_provider;
-use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, StreamOwned};
 use std::io;
 use std::net::TcpStream;
@@ -40,6 +42,23 @@ impl Authority {
 
     pub(crate) fn pem(&self) -> String {
         self.issuer.pem()
+    }
+
+    /// The configuration of a server that shows this and serves only clients with a certificate from here.
+    pub(crate) fn server_for_its_own(&self, identity: &Identity) -> Arc<ServerConfig> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.issuer.der().clone()).expect("a root");
+        let provider = Arc::new(default_provider());
+        let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
+        let chain =
+            CertificateDer::from_pem_slice(identity.certificate_pem.as_bytes()).expect("a certificate");
+        let key = PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes()).expect("a key");
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("protocol versions")
+            .with_client_cert_verifier(clients.build().expect("a verifier"))
+            .with_single_cert(vec![chain], key);
+        Arc::new(config.expect("a server identity"))
     }
 
     /// A certificate for these names.

@@ -7,6 +7,7 @@ mod resolve;
 mod trust;
 
 pub(super) use balance::Order;
+use trust::Trust;
 pub use trust::UpstreamError;
 
 use health::Health;
@@ -16,10 +17,7 @@ use crate::clock::random_bytes;
 use crate::metrics::UpstreamMetrics;
 use crate::token::claims::VerifiedClaims;
 use arc_swap::ArcSwap;
-use pingora_core::protocols::tls::CaType;
 use pingora_core::upstreams::peer::HttpPeer;
-use std::collections::hash_map::DefaultHasher;
-use std::hash::{Hash as _, Hasher as _};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -43,9 +41,7 @@ pub struct Upstream {
     settings: UpstreamSettings,
     targets: ArcSwap<Vec<Arc<Target>>>,
     next: AtomicUsize,
-    ca: Option<Arc<CaType>>,
-    /// Keeps connections apart that were verified against different roots: Pingora's pool key leaves the CA out.
-    trust: u64,
+    trust: Trust,
     metrics: UpstreamMetrics,
 }
 
@@ -53,18 +49,13 @@ impl Upstream {
     /// Prepares an upstream; endpoints that are names have no address until they were resolved.
     ///
     /// # Errors
-    /// [`UpstreamError`] when the CA file holds something other than certificates.
+    /// [`UpstreamError`] when a file of `tls` holds something that cannot be used.
     pub fn new(settings: &UpstreamSettings, metrics: UpstreamMetrics) -> Result<Self, UpstreamError> {
-        let bundle = settings.tls.as_ref().and_then(|tls| tls.ca.as_ref());
-        let ca = bundle.map(|bundle| trust::certificates(&settings.name, bundle)).transpose()?;
-        let mut kept_apart = DefaultHasher::new();
-        bundle.map(|bundle| &bundle.pem).hash(&mut kept_apart);
         let upstream = Self {
             settings: settings.clone(),
             targets: ArcSwap::default(),
             next: AtomicUsize::new(0),
-            ca,
-            trust: kept_apart.finish(),
+            trust: Trust::new(&settings.name, settings.tls.as_ref())?,
             metrics,
         };
         let known = settings
@@ -170,14 +161,15 @@ impl Upstream {
         };
         // A socket address needs no resolution, so this neither blocks nor fails.
         let mut peer = HttpPeer::new(target.address, tls, name);
-        peer.group_key = self.trust;
+        peer.group_key = self.trust.group;
+        peer.client_cert_key.clone_from(&self.trust.identity);
         let options = &mut peer.options;
         options.connection_timeout = Some(timeouts.connect);
         options.total_connection_timeout = Some(timeouts.connect);
         options.read_timeout = Some(timeouts.read);
         options.write_timeout = Some(timeouts.write);
         options.idle_timeout = Some(timeouts.idle);
-        options.ca.clone_from(&self.ca);
+        options.ca.clone_from(&self.trust.ca);
         options.http_upstream_request_policy =
             pingora_core::upstreams::peer::HttpUpstreamRequestPolicy::deny_upgrades();
         if settings.http2 {
@@ -367,7 +359,7 @@ mod tests {
         let mut broken = settings(&[("127.0.0.1", 1)]);
         let pem = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".to_vec();
         let ca = Some(CaBundle { path: "ca.pem".into(), pem });
-        broken.tls = Some(super::super::settings::UpstreamTls { server_name: None, ca });
+        broken.tls = Some(super::super::settings::UpstreamTls { server_name: None, ca, identity: None });
         let error = Upstream::new(&broken, Metrics::new().unwrap().upstream("u")).err().unwrap();
         assert!(error.to_string().starts_with("upstreams.u.tls.ca_file: ca.pem: "), "{error}");
     }
