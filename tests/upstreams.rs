@@ -121,30 +121,29 @@ fn a_killed_process_costs_idempotent_requests_nothing() {
 #[test]
 fn a_paused_process_costs_idempotent_requests_time_until_the_check_notices() {
     let backends = Backends::start(3);
-    let check = "health_check: { path: /healthz, interval: 200ms, timeout: 1s, unhealthy: 2 }";
+    let check = "health_check: { path: /healthz, interval: 200ms, timeout: 2s, unhealthy: 1 }";
     let gateway =
-        Gateway::start(&app(&backends.addresses(), &format!(", timeouts: {{ read: 3s }}, {check}")));
+        Gateway::start(&app(&backends.addresses(), &format!(", timeouts: {{ read: 4s }}, {check}")));
     let load = Load::start(&gateway.address(), 3);
     let_pass(Duration::from_millis(300));
     let paused = &backends.processes[1];
     paused.pause();
-    let out = time_until_said(&gateway, UNHEALTHY, 0);
-    // Those that hung were answered by others.
+    let (start, address) = (Instant::now(), paused.address());
+    let told = || gateway.stderr().lines().any(|line| line.contains(UNHEALTHY) && line.contains(&address));
+    assert!(eventually(SOON, told), "the check never noticed");
+    let out = start.elapsed();
     let start = Instant::now();
-    for _ in 0..20 {
+    for _ in 0..10 {
         get("/").send(&gateway.address()).expect(200);
     }
-    assert!(
-        start.elapsed() < Duration::from_secs(3),
-        "requests wait for the paused one: {:?}",
-        start.elapsed()
-    );
+    assert!(start.elapsed() < Duration::from_secs(4), "requests wait for it: {:?}", start.elapsed());
+    // Those that hang are still without an answer when it comes to their end: others give it.
+    let (requests, slowest) = load.all_fine();
+    assert!(slowest >= Duration::from_secs(4), "no request met the paused process");
     let before = said(&gateway, HEALTHY);
     paused.resume();
     let back = time_until_said(&gateway, HEALTHY, before);
-    let (requests, slowest) = load.all_fine();
     println!("paused: out after {out:.1?}, back after {back:.1?}; {requests} GETs, slowest {slowest:.1?}");
-    assert!(slowest < Duration::from_secs(12), "{slowest:?}");
 }
 
 #[test]
@@ -153,20 +152,18 @@ fn an_endpoint_that_hangs_up_is_left_alone_until_it_answers() {
     bad.answer(|_| Reply::Close);
     let gateway = Gateway::start(&Config::new().upstream("app", &[&good, &bad, &other]).route(ALL));
     let ask = || get("/").send(&gateway.address()).expect(200);
-    let start = Instant::now();
-    let out = wait_for(SOON, || {
+    for _ in 0..60 {
         ask();
-        (said(&gateway, EJECTED) > 0).then(|| start.elapsed())
-    });
-    let out = out.expect("it was never left alone");
+    }
+    // Three failures, then a trial after 1 s, 2 s, 4 s and so on; a full share would be 20.
     let hits = bad.hits();
-    assert!(hits >= 3, "left alone after {hits} failures");
+    assert!((3..10).contains(&hits), "it was asked {hits} times");
+    time_until_said(&gateway, EJECTED, 0);
     bad.answer(|_| Reply::ok("back"));
     let start = Instant::now();
     let back =
         wait_for(SOON, || (ask().text() == "back").then(|| start.elapsed())).expect("it never came back");
-    println!("hanging up: out after {hits} failures and {out:.1?}, back after {back:.1?}");
-    assert!(back > Duration::from_millis(300), "it was not left alone at all: {back:?}");
+    println!("hanging up: asked {hits} times of 60, back {back:.1?} after it was mended");
     let before = bad.hits();
     for _ in 0..9 {
         ask();
@@ -207,10 +204,10 @@ fn when_all_are_dead_the_answer_is_quick_and_ours() {
         let start = Instant::now();
         let answer = get("/").send(&gateway.address()).expect(502);
         assert_eq!(answer.reason(), "upstream_unreachable");
-        assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     }
     // All were given up, and still each is asked: nobody waits for the time they are out.
-    assert!(said(&gateway, EJECTED) >= 3, "{}", gateway.stderr());
+    time_until_said(&gateway, EJECTED, 2);
     let alive = Upstream::at(ports[2]);
     assert!(eventually(SOON, || get("/").send(&gateway.address()).status == 200));
     assert!(alive.hits() > 0);
@@ -220,7 +217,7 @@ fn when_all_are_dead_the_answer_is_quick_and_ours() {
 fn when_all_are_silent_the_answer_is_504_after_the_attempts_allowed() {
     let silent = [Upstream::start(), Upstream::start(), Upstream::start()];
     for upstream in &silent {
-        upstream.answer(|_| Reply::ok("late").after(Duration::from_secs(3)));
+        upstream.answer(|_| Reply::ok("late").after(Duration::from_secs(10)));
     }
     let endpoints: Vec<_> = silent.iter().collect();
     let gateway = Gateway::start(
@@ -229,7 +226,7 @@ fn when_all_are_silent_the_answer_is_504_after_the_attempts_allowed() {
     let asked = || silent.iter().map(Upstream::hits).sum::<usize>();
     let start = Instant::now();
     assert_eq!(get("/").send(&gateway.address()).expect(504).reason(), "upstream_timeout");
-    assert!(start.elapsed() < Duration::from_millis(2500), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(6), "{:?}", start.elapsed());
     assert_eq!(asked(), 2, "one retry");
     assert!(silent.iter().all(|upstream| upstream.hits() < 2), "the same was asked again");
     post("/").body("1").send(&gateway.address()).expect(504);
