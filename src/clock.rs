@@ -31,6 +31,11 @@ impl Timestamp {
         self.0 / 1000
     }
 
+    /// The time passed since the Unix epoch.
+    pub const fn since_epoch(self) -> Duration {
+        Duration::from_millis(self.0)
+    }
+
     /// This instant moved forward, stopping at [`Timestamp::MAX`].
     #[must_use]
     pub fn plus(self, by: Duration) -> Self {

@@ -13,6 +13,7 @@ pub mod config;
 pub mod directory;
 pub mod endpoints;
 pub mod gateway;
+pub mod gcra;
 pub mod json;
 pub mod key_set;
 pub mod metrics;

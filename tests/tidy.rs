@@ -16,7 +16,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("config", &["key_set", "session", "directory", "token", "policy", "endpoints", "gateway"]),
 ];
 const LEAVES: &[&str] =
-    &["clock", "secret", "json", "request", "reply", "reason", "outbound", "metrics", "access_log"];
+    &["clock", "secret", "json", "gcra", "request", "reply", "reason", "outbound", "metrics", "access_log"];
 const TOPS: &[&str] = &["app", "admin", "cli", "main", "lib"];
 
 /// Which paths under `src/` own a library; nobody else may name it.

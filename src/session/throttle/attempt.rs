@@ -24,13 +24,6 @@ impl fmt::Debug for Name {
     }
 }
 
-#[cfg(test)]
-impl Name {
-    pub(crate) const fn from_bytes(bytes: [u8; 16]) -> Self {
-        Self(bytes)
-    }
-}
-
 /// One try to log in: from a network, on an account.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attempt {

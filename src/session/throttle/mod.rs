@@ -4,12 +4,13 @@
 mod attempt;
 mod local;
 
+pub use crate::gcra::Bucket;
 pub use attempt::{Attempt, AttemptNames};
 pub use local::LocalThrottle;
 
 pub(crate) use attempt::Name;
 
-use crate::clock::{Clock, Timestamp};
+use crate::clock::Clock;
 use crate::session::store::StoreError;
 use async_trait::async_trait;
 use std::net::IpAddr;
@@ -18,43 +19,6 @@ use std::time::Duration;
 
 /// How long a network stays known to an account after a login from it.
 pub const KNOWN_FOR: Duration = Duration::from_secs(30 * 24 * 3600);
-
-/// A bucket: `burst` tries at once, then one per `every`.
-///
-/// Counted by GCRA: all that is kept of a bucket is when it is full again. One that is full needs no entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Bucket {
-    /// Tries at once; at least one is always granted.
-    pub burst: u32,
-    /// The time after which one more try is free.
-    pub every: Duration,
-}
-
-impl Bucket {
-    /// How long it takes to fill.
-    pub fn capacity(&self) -> Duration {
-        self.every.saturating_mul(self.burst.max(1))
-    }
-
-    /// How long until it grants one more; zero for now.
-    pub fn wait(&self, full_at: Option<Timestamp>, now: Timestamp) -> Duration {
-        self.taken(full_at, now).since(now.plus(self.capacity()))
-    }
-
-    /// When it is full again after one more try. What lies further ahead than two buckets was noted under a
-    /// clock that was ahead, and counts for nothing: a clock set back locks nobody out for longer than that.
-    #[must_use]
-    pub fn taken(&self, full_at: Option<Timestamp>, now: Timestamp) -> Timestamp {
-        let latest = now.plus(self.capacity()).plus(self.capacity());
-        full_at.filter(|full_at| *full_at <= latest).map_or(now, |full_at| full_at.max(now)).plus(self.every)
-    }
-
-    /// When it is full again after a try was given back; `None` if it is.
-    #[must_use]
-    pub fn given_back(&self, full_at: Timestamp, now: Timestamp) -> Option<Timestamp> {
-        Some(full_at.minus(self.every)).filter(|full_at| *full_at > now)
-    }
-}
 
 /// The three buckets a try is taken from (`sessions.throttle`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

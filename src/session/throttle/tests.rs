@@ -5,7 +5,6 @@ use super::{Attempt, KNOWN_FOR};
 use crate::clock::{ManualClock, Timestamp};
 use crate::session::store::StoreError;
 use async_trait::async_trait;
-use proptest::prelude::*;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -245,21 +244,4 @@ async fn while_the_store_fails_it_is_counted_here_and_given_back_where_it_was_ta
     assert_eq!(elsewhere.given_back.load(Ordering::SeqCst), 1);
     elsewhere.down.store(true, Ordering::SeqCst);
     assert!(rig.granted("alice", HOME).await);
-}
-
-proptest! {
-    #[test]
-    fn never_more_than_burst_plus_elapsed_over_interval(steps in prop::collection::vec(0_u64..40, 1..120)) {
-        let bucket = bucket(5, 30);
-        let (mut full_at, mut seconds, mut count) = (None, 0, 0_u64);
-        for step in steps {
-            seconds += step;
-            let now = START.plus(Duration::from_secs(seconds));
-            if bucket.wait(full_at, now).is_zero() {
-                full_at = Some(bucket.taken(full_at, now));
-                count += 1;
-            }
-            prop_assert!(count <= 5 + seconds / 30);
-        }
-    }
 }
