@@ -32,6 +32,7 @@ mod outage;
 mod paths;
 mod policy;
 mod proxy;
+mod rate_limits;
 mod readme;
 mod reload;
 mod secret_rotation;

@@ -6,6 +6,7 @@ mod finding;
 mod forward;
 mod issuers;
 mod pem;
+mod rate_limit;
 mod reader;
 mod requirement;
 mod routes;
@@ -330,6 +331,7 @@ mod tests {
             "sessions.store.embedded",
             "sessions.users.file",
             "routes[0].cors",
+            "routes[0].rate_limit",
         ];
         chosen || sections.contains(&path) || path.ends_with(']')
     }
@@ -386,7 +388,7 @@ mod tests {
                 assert!(shown, "{} is not in the reference", member(&path, key));
             }
         }
-        let later = ["forward_auth", "telemetry", "token_file", "http", "sql", "ldap", "rate_limit"];
+        let later = ["forward_auth", "telemetry", "token_file", "http", "sql", "ldap"];
         for key in later {
             let named =
                 |line: &&str| line.contains(&format!("# {key}:")) || line.contains(&format!("#   {key}:"));

@@ -2,6 +2,7 @@
 
 use super::cors;
 use super::forward;
+use super::rate_limit;
 use super::reader::{Fields, Value};
 use super::requirement;
 use super::server;
@@ -50,10 +51,11 @@ pub(super) fn routes(value: &Value<'_>, around: &Surroundings<'_>, known: &mut f
             "allow_in_path",
             "upgrade",
             "cors",
+            "rate_limit",
             "limits",
             "timeouts",
         ];
-        let Some(fields) = item.fields(keys, &["rate_limit"]) else { continue };
+        let Some(fields) = item.fields(keys, &[]) else { continue };
         let (matched, route) = route(&fields, around, known);
         if let Some((place, matched)) = matched {
             if let Some(name) = fields.get("name")
@@ -127,6 +129,8 @@ fn route<'a>(
     let allow_in_path = fields.get("allow_in_path").map(|value| allowed_in_path(&value)).unwrap_or_default();
     refuse_upgrade(fields);
     let cors = fields.get("cors").and_then(|value| cors::cors(&value));
+    let rate_limit =
+        fields.get("rate_limit").and_then(|value| rate_limit::rate_limit(&value, requirement.mode));
     let limits = fields.get("limits").and_then(|value| value.fields(&["body_bytes"], &[]));
     let body_bytes = limits
         .and_then(|limits| limits.get("body_bytes"))
@@ -150,6 +154,7 @@ fn route<'a>(
         strip_prefix,
         allow_in_path,
         cors,
+        rate_limit,
         body_bytes,
         timeouts,
     });

@@ -27,6 +27,12 @@ impl Gateway {
             served.metrics.decided(&ctx.issuer, DecisionOutcome::Deny, denial.reason);
         }
         let mut reply = denial::reply(denial, &ctx.request_id, admission::wants_html_only(session));
+        if let Some(standing) = &ctx.standing {
+            reply.headers.extend(standing.fields());
+            if denial.reason == Reason::RateLimited {
+                reply = reply.retry_after(standing.wait);
+            }
+        }
         if let Some(cors) = ctx.route.as_ref().and_then(|served| served.route.cors.as_ref()) {
             reply.headers.extend(cors.answer(&session.req_header().headers));
         }

@@ -1,6 +1,7 @@
 //! What one request carries through its phases.
 
 use super::attempt::Attempt;
+use super::rate::Standing;
 use super::snapshot::{ServedRoute, Snapshot};
 use crate::policy::Permit;
 use crate::policy::forward::Unforwardable;
@@ -33,6 +34,8 @@ pub struct RequestContext {
     pub(super) issuer: String,
     /// The status of an answer of our own.
     pub(super) status: Option<u16>,
+    /// How the caller stands with the route's rate limit, once that was asked.
+    pub(super) standing: Option<Standing>,
     pub(super) attempt: Attempt,
     /// Body bytes received so far.
     pub(super) body_bytes: u64,
@@ -55,6 +58,7 @@ impl RequestContext {
             unforwardable: None,
             issuer: String::new(),
             status: None,
+            standing: None,
             attempt: Attempt::default(),
             body_bytes: 0,
         }

@@ -35,9 +35,7 @@ pub(super) fn reply(denial: &Denial, request_id: &str, html_only: bool) -> Reply
         Reason::InsufficientScope | Reason::InsufficientRole | Reason::ClaimMismatch => {
             reply.challenge(&Challenge::InsufficientScope(&denial.scopes))
         }
-        Reason::KeysUnavailable | Reason::StoreUnavailable | Reason::RateLimited => {
-            reply.retry_after(RETRY_AFTER)
-        }
+        Reason::KeysUnavailable | Reason::StoreUnavailable => reply.retry_after(RETRY_AFTER),
         Reason::MethodNotAllowed => reply.with_static(header::ALLOW, METHODS),
         Reason::Ok
         | Reason::Anonymous
@@ -50,6 +48,7 @@ pub(super) fn reply(denial: &Denial, request_id: &str, html_only: bool) -> Reply
         | Reason::TargetTooLong
         | Reason::BodyTooLarge
         | Reason::BodyTimeout
+        | Reason::RateLimited
         | Reason::UpstreamUnreachable
         | Reason::UpstreamTimeout
         | Reason::Internal => reply,

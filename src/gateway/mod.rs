@@ -13,6 +13,7 @@ pub mod listener;
 mod outgoing;
 pub mod path;
 mod proxy;
+pub mod rate;
 mod report;
 mod respond;
 mod returned;
@@ -78,6 +79,7 @@ pub struct Gateway {
     endpoint_metrics: report::EndpointMetrics,
     log: AccessLog,
     clock: Arc<dyn Clock>,
+    counters: rate::Counters,
     draining: Arc<AtomicBool>,
 }
 
@@ -100,6 +102,7 @@ impl Gateway {
             metrics,
             log,
             clock,
+            counters: rate::Counters::new(),
             draining,
         }
     }

@@ -3,6 +3,7 @@
 use super::attempt::Broken;
 use super::context::RequestContext;
 use super::guard::Guarded;
+use super::rate::{By, Standing};
 use super::respond;
 use super::snapshot::{ServedRoute, Snapshot};
 use super::{Gateway, admission, cors, listener, outgoing, report, returned};
@@ -78,12 +79,20 @@ impl ProxyHttp for Gateway {
         if path.check(served.route.allow_in_path).is_err() {
             return self.refuse(session, ctx, &Denial::new(Reason::BadPath)).await;
         }
+        if !self.is_within_rate(ctx, &served, By::Address, None) {
+            return self.refuse(session, ctx, &Denial::new(Reason::RateLimited)).await;
+        }
         if ctx.body_limit().zip(respond::content_length(session)).is_some_and(|(most, length)| length > most)
         {
             return self.refuse(session, ctx, &Denial::new(Reason::BodyTooLarge)).await;
         }
         let caller = self.caller(session, ctx, &served).await;
         let mut decision = authorize(&served.route.requirement, &served.route.forward, caller);
+        if let Decision::Allow(permit) = &decision
+            && !self.is_within_rate(ctx, &served, By::Subject, permit.claims().map(Arc::as_ref))
+        {
+            decision = Decision::Deny(Denial::new(Reason::RateLimited));
+        }
         if let Some(to) = &served.addressee {
             decision = self.assert(decision, to, ctx, &served).await;
         }
@@ -182,6 +191,9 @@ impl ProxyHttp for Gateway {
         }
         if response.status.is_informational() {
             return Ok(());
+        }
+        for (name, value) in ctx.standing.iter().flat_map(Standing::fields) {
+            response.append_header(respond::spelled(&name), value)?;
         }
         if let Some(served) = &ctx.route {
             ctx.attempt.answer(&served.upstream);

@@ -41,10 +41,12 @@ pub(super) async fn send(session: &mut Session, reply: &Reply, request_id: &str)
 }
 
 /// The usual spelling of a field's name. Names are the same in any (RFC 9110 section 5.1), but people read
-/// this one.
+/// these.
 pub(super) fn spelled(name: &HeaderName) -> String {
-    if *name == header::WWW_AUTHENTICATE {
-        return "WWW-Authenticate".to_owned();
+    for known in ["WWW-Authenticate", "RateLimit", "RateLimit-Policy"] {
+        if name.as_str().eq_ignore_ascii_case(known) {
+            return known.to_owned();
+        }
     }
     let mut starts = true;
     let capital = |letter: char| {

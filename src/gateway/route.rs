@@ -2,6 +2,7 @@
 
 use super::cors::Cors;
 use super::path::AllowedInPath;
+use super::rate::RateLimit;
 use super::settings::UpstreamTimeouts;
 use crate::policy::forward::ForwardPlan;
 use crate::policy::pattern::PathPrefix;
@@ -26,6 +27,8 @@ pub struct Route {
     pub allow_in_path: AllowedInPath,
     /// Which pages of other origins may call it; `None`: CORS is the upstream's own matter.
     pub cors: Option<Cors>,
+    /// How often one caller may use it; `None`: as often as it likes.
+    pub rate_limit: Option<RateLimit>,
     /// Bytes of a request body, 413 beyond; `None` is no limit.
     pub body_bytes: Option<u64>,
     /// Timeouts towards the upstream.
