@@ -63,6 +63,7 @@ struct Inner {
     spoofed: IntCounterVec,
     connections: IntGauge,
     connections_refused: IntCounter,
+    proxy_headers_missing: IntCounter,
     reloads: IntCounterVec,
     hash_queue: IntGauge,
     panics: IntCounter,
@@ -147,6 +148,10 @@ impl Metrics {
             connections_refused: counter(
                 "connections_refused_total",
                 "Client connections closed at once because server.limits.connections was reached.",
+            )?,
+            proxy_headers_missing: counter(
+                "proxy_header_missing_total",
+                "Client connections closed because they did not begin with a PROXY header in time.",
             )?,
             reloads: counters("config_reloads_total", "Configuration reloads.", &["result"])?,
             hash_queue: gauge("password_hash_queue", "Logins waiting for a hashing worker.")?,
@@ -237,6 +242,11 @@ impl Metrics {
     /// A client connection was refused because the limit is reached.
     pub fn connection_refused(&self) {
         self.0.connections_refused.inc();
+    }
+
+    /// A client connection was closed because it did not begin with a PROXY header.
+    pub fn proxy_header_missing(&self) {
+        self.0.proxy_headers_missing.inc();
     }
 
     /// The configuration was loaded, or a new one was refused.

@@ -32,6 +32,7 @@ mod outage;
 mod paths;
 mod policy;
 mod proxy;
+mod proxy_protocol;
 mod rate_limits;
 mod readme;
 mod reload;

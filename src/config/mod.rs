@@ -109,7 +109,7 @@ impl Config {
     pub fn needs_restart(&self, other: &Self) -> Vec<&'static str> {
         let sockets = |config: &Self| -> Vec<_> {
             let listeners = config.server.listeners.iter();
-            listeners.map(|listener| (listener.address, listener.http2, listener.tls.is_empty())).collect()
+            listeners.map(|l| (l.address, l.http2, l.tls.is_empty(), l.proxy_protocol)).collect()
         };
         let mut sections: Vec<_> = self
             .fixed

@@ -33,7 +33,12 @@ fn default_limits() -> Limits {
 
 pub(super) fn server(value: Option<&Value<'_>>) -> ServerSettings {
     let mut settings = ServerSettings {
-        listeners: vec![ListenerSettings { address: DEFAULT_LISTENER, tls: Vec::new(), http2: false }],
+        listeners: vec![ListenerSettings {
+            address: DEFAULT_LISTENER,
+            tls: Vec::new(),
+            http2: false,
+            proxy_protocol: false,
+        }],
         threads: 0,
         trusted_proxies: Vec::new(),
         limits: default_limits(),
@@ -66,17 +71,26 @@ fn listeners(value: &Value<'_>) -> Vec<ListenerSettings> {
     }
     let mut listeners: Vec<ListenerSettings> = Vec::new();
     for item in items {
-        let Some(fields) = item.fields(&["address", "tls", "http2"], &[]) else { continue };
+        let Some(fields) = item.fields(&["address", "tls", "http2", "proxy_protocol"], &[]) else { continue };
         let address_value = fields.require("address", "add the address to bind, such as 127.0.0.1:8080");
         let address = address_value.as_ref().and_then(address);
         let tls = fields.get("tls");
         let http2 = fields.boolean("http2", tls.is_some());
+        let proxy_protocol = fields.boolean("proxy_protocol", false);
         let tls = tls.as_ref().map(certificates).unwrap_or_default();
+        if let Some(value) = fields.get("proxy_protocol").filter(|_| proxy_protocol)
+            && address.is_some_and(|address| !address.ip().is_loopback())
+        {
+            value.warning(
+                "whoever reaches this address can claim any client address",
+                "close the port to all but the proxies in front of this gateway",
+            );
+        }
         if let (Some(address), Some(value)) = (address, address_value) {
             if listeners.iter().any(|other| overlap(other.address, address)) {
                 value.error(format!("{address} is already bound by a listener above"), "use another port");
             }
-            listeners.push(ListenerSettings { address, tls, http2 });
+            listeners.push(ListenerSettings { address, tls, http2, proxy_protocol });
         }
     }
     listeners

@@ -61,6 +61,8 @@ pub struct Listener {
     certificates: Option<Arc<Certificates>>,
     /// HTTP/2 by prior knowledge; on TLS it is agreed upon by ALPN.
     preface: bool,
+    /// Each connection begins with a header of the PROXY protocol.
+    proxied: bool,
 }
 
 impl Listener {
@@ -73,7 +75,8 @@ impl Listener {
         let certificates = files.map(Certificates::read).transpose()?.map(Arc::new);
         let acceptor = |certificates: &Arc<_>| tls::acceptor(Arc::clone(certificates), settings.http2);
         let tls = certificates.as_ref().map(acceptor).transpose()?.map(Arc::new);
-        Ok(Self { socket: bind(settings.address)?, tls, certificates, preface: settings.http2 })
+        let proxied = settings.proxy_protocol;
+        Ok(Self { socket: bind(settings.address)?, tls, certificates, preface: settings.http2, proxied })
     }
 
     /// The certificates it shows, on a TLS listener.
@@ -86,7 +89,7 @@ impl Listener {
     /// # Errors
     /// [`ListenError`] names the address.
     pub fn bind_plain(address: SocketAddr) -> Result<Self, ListenError> {
-        Ok(Self { socket: bind(address)?, tls: None, certificates: None, preface: false })
+        Ok(Self { socket: bind(address)?, tls: None, certificates: None, preface: false, proxied: false })
     }
 }
 
@@ -193,8 +196,8 @@ pub async fn serve<A>(
             }
         };
         let Some((place, bounds)) = connections.admit() else { continue };
-        let connection =
-            Connection { tcp, peer, tls: listener.tls.clone(), preface: listener.preface, bounds, place };
+        let (tls, preface, proxied) = (listener.tls.clone(), listener.preface, listener.proxied);
+        let connection = Connection { tcp, peer, tls, preface, proxied, bounds, place };
         tokio::spawn(connection.run(Arc::clone(&app), shutdown.clone()));
     }
 }
@@ -211,6 +214,7 @@ struct Connection {
     peer: SocketAddr,
     tls: Option<Arc<Acceptor>>,
     preface: bool,
+    proxied: bool,
     bounds: Arc<Bounds>,
     place: Place,
 }
@@ -224,8 +228,18 @@ impl Connection {
         // Small answers leave at once; a socket that cannot do that still works.
         let _ = self.tcp.set_nodelay(true);
         let since = SystemTime::UNIX_EPOCH + Duration::from_millis(place.0.clock.now().as_millis());
-        let tcp = TcpIo::new(self.tcp, self.peer, since);
-        let open = open(tcp, self.tls.as_deref(), self.preface, self.bounds);
+        let mut tcp = TcpIo::new(self.tcp, self.peer, since);
+        let open = async {
+            if self.proxied
+                && let Err(reason) = read_proxy_header(&mut tcp, self.bounds.header).await
+            {
+                if let Some(metrics) = &place.0.metrics {
+                    metrics.proxy_header_missing();
+                }
+                return Err(reason);
+            }
+            open(tcp, self.tls.as_deref(), self.preface, self.bounds).await
+        };
         let guarded = tokio::select! {
             opened = open => match opened {
                 Ok(guarded) => guarded,
@@ -239,6 +253,12 @@ impl Connection {
             next = app.process_new(stream, &shutdown).await;
         }
     }
+}
+
+/// What a proxy in front of us says comes first, before TLS too.
+async fn read_proxy_header(tcp: &mut TcpIo, limit: Duration) -> Result<(), String> {
+    let read = tokio::time::timeout(limit, tcp.read_proxy_header()).await;
+    read.map_err(|_| "the PROXY header took too long".to_owned())?.map_err(|error| error.to_string())
 }
 
 /// Finds out what the client speaks: TLS or not, and on a plain listener that takes both, HTTP/1 or 2.

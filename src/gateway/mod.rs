@@ -13,6 +13,7 @@ pub mod listener;
 mod outgoing;
 pub mod path;
 mod proxy;
+mod proxy_protocol;
 pub mod rate;
 mod report;
 mod respond;

@@ -34,6 +34,8 @@ pub struct ListenerSettings {
     pub tls: Vec<TlsFiles>,
     /// HTTP/2: by ALPN on a TLS listener, by prior knowledge on a plain one.
     pub http2: bool,
+    /// Whether each connection begins with a header of the PROXY protocol.
+    pub proxy_protocol: bool,
 }
 
 /// A certificate chain and its key: PEM files that were read, parsed and matched at load, and are read

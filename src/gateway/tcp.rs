@@ -1,5 +1,6 @@
 //! A client's TCP connection as Pingora wants it: its addresses, unbuffered reads, a small write buffer.
 
+use super::proxy_protocol::{self, Parsed};
 use async_trait::async_trait;
 use pingora_core::protocols::l4::socket::SocketAddr as PeerAddress;
 use pingora_core::protocols::raw_connect::ProxyDigest;
@@ -21,6 +22,9 @@ use tokio::net::TcpStream;
 /// Written bytes gathered before a system call: a typical response header with a small body.
 const WRITE_BUFFER: usize = 2048;
 
+/// Room for a usual header of the PROXY protocol, and some more.
+const PROXY_HEADER: usize = 256;
+
 /// What an HTTP/2 client sends first (RFC 9113 section 3.4).
 pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -35,14 +39,38 @@ pub(super) struct TcpIo {
 
 impl TcpIo {
     pub(super) fn new(tcp: TcpStream, peer: SocketAddr, established: SystemTime) -> Self {
-        let digest = SocketDigest::from_raw_fd(tcp.as_raw_fd());
-        // A digest just made is empty, so this cannot fail.
-        let _ = digest.peer_addr.set(Some(PeerAddress::Inet(peer)));
         Self {
+            digest: digest(&tcp, peer),
             tcp: BufWriter::with_capacity(WRITE_BUFFER, tcp),
             seen: (Vec::new(), 0),
-            digest: Arc::new(digest),
             established,
+        }
+    }
+
+    /// Reads the header of the PROXY protocol, which comes before anything else; from here on the client is whom
+    /// it names.
+    ///
+    /// # Errors
+    /// What the system says about reading, or that there is no such header.
+    pub(super) async fn read_proxy_header(&mut self) -> io::Result<()> {
+        let mut seen = Vec::with_capacity(PROXY_HEADER);
+        loop {
+            match proxy_protocol::parse(&seen) {
+                Parsed::Whole(header) => {
+                    if let Some(client) = header.client {
+                        self.digest = digest(self.tcp.get_ref(), client);
+                    }
+                    self.seen = (seen, header.length);
+                    return Ok(());
+                }
+                Parsed::Partial if self.tcp.read_buf(&mut seen).await? > 0 => {}
+                Parsed::Partial | Parsed::Malformed => {
+                    return Err(io::Error::new(
+                        io::ErrorKind::InvalidData,
+                        "no header of the PROXY protocol",
+                    ));
+                }
+            }
         }
     }
 
@@ -54,15 +82,24 @@ impl TcpIo {
     pub(super) async fn begins_with_preface(&mut self) -> io::Result<bool> {
         let mut seen = Vec::with_capacity(PREFACE.len());
         while seen.len() < PREFACE.len() && PREFACE.starts_with(&seen) {
-            let mut more = (&mut self.tcp).take((PREFACE.len() - seen.len()) as u64);
+            let mut more = (&mut *self).take((PREFACE.len() - seen.len()) as u64);
             if more.read_buf(&mut seen).await? == 0 {
                 break;
             }
         }
         let begins = seen == PREFACE;
+        let (before, read) = std::mem::take(&mut self.seen);
+        seen.extend_from_slice(before.get(read..).unwrap_or_default());
         self.seen = (seen, 0);
         Ok(begins)
     }
+}
+
+fn digest(tcp: &TcpStream, peer: SocketAddr) -> Arc<SocketDigest> {
+    let digest = SocketDigest::from_raw_fd(tcp.as_raw_fd());
+    // A digest just made is empty, so this cannot fail.
+    let _ = digest.peer_addr.set(Some(PeerAddress::Inet(peer)));
+    Arc::new(digest)
 }
 
 impl AsyncRead for TcpIo {
@@ -174,6 +211,30 @@ mod tests {
         let mut read = [0_u8; 5];
         server.read_exact(&mut read).await.unwrap();
         assert_eq!(&read, b"PRI x");
+    }
+
+    #[tokio::test]
+    async fn behind_a_proxy_header_everything_is_read_again_and_the_client_is_whom_it_names() {
+        for (follows, preface) in [(&b"PRI x"[..], false), (PREFACE, true)] {
+            let (mut client, mut server) = pair().await;
+            let sent = [b"PROXY TCP4 192.0.2.1 192.0.2.2 7 8\r\n", follows, b"more"].concat();
+            client.write_all(&sent).await.unwrap();
+            server.read_proxy_header().await.unwrap();
+            let named = server.digest.peer_addr.get().unwrap().clone().unwrap();
+            assert_eq!(named.as_inet().unwrap().to_string(), "192.0.2.1:7");
+            assert_eq!(server.begins_with_preface().await.unwrap(), preface);
+            let mut read = vec![0_u8; follows.len() + 4];
+            server.read_exact(&mut read).await.unwrap();
+            assert_eq!(read, [follows, b"more"].concat());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_ends_within_its_proxy_header_has_none() {
+        let (mut client, mut server) = pair().await;
+        client.write_all(b"PROXY TCP4 192.0.2.1").await.unwrap();
+        drop(client);
+        assert!(server.read_proxy_header().await.is_err());
     }
 
     #[tokio::test]

@@ -7,7 +7,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, StreamOwned};
-use std::io;
+use std::io::{self, Write as _};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
@@ -83,6 +83,11 @@ impl Authority {
 
     /// A TLS connection to a server that must prove to be `name`.
     pub(crate) fn connect(&self, address: &str, name: &str) -> io::Result<Connection> {
+        self.connect_after(b"", address, name)
+    }
+
+    /// The same, with these bytes before it.
+    pub(crate) fn connect_after(&self, first: &[u8], address: &str, name: &str) -> io::Result<Connection> {
         let mut roots = RootCertStore::empty();
         roots.add(self.issuer.der().clone()).map_err(io::Error::other)?;
         let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
@@ -92,7 +97,8 @@ impl Authority {
             .with_no_client_auth();
         let server = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
         let session = ClientConnection::new(Arc::new(config), server).map_err(io::Error::other)?;
-        let stream = TcpStream::connect(address)?;
+        let mut stream = TcpStream::connect(address)?;
+        stream.write_all(first)?;
         Ok(Connection::over(Box::new(StreamOwned::new(session, stream)), name))
     }
 }
