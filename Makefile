@@ -11,8 +11,9 @@ help:
 build-tools:
 	@sh .ci/packages cc=build-essential cmake=cmake
 
+# procps has `kill`, which is never missing as a word of the shell.
 test-tools: build-tools
-	@sh .ci/packages redis-server=redis-server promtool=prometheus curl=curl
+	@sh .ci/packages redis-server=redis-server promtool=prometheus curl=curl pgrep=procps
 
 run: build-tools
 	@sh .ci/packages curl=curl
