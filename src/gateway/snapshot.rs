@@ -35,7 +35,7 @@ pub struct ServedRoute {
     pub(super) metrics: RouteMetrics,
 }
 
-/// Why routes and upstreams do not make a snapshot. The configuration excludes both.
+/// Why routes and upstreams do not make a snapshot. The configuration excludes the first two.
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
     /// A route leads nowhere.
@@ -49,14 +49,19 @@ pub enum SnapshotError {
     /// Routes match the same requests equally well.
     #[error("routes are ambiguous: {0:?}")]
     Ambiguous(Vec<Ambiguity>),
+    /// A route has an assertion, and nothing signs it.
+    #[error(
+        "route `{0}` has `forward.assertion`, and the gateway was started without `sessions`, whose key signs \
+         it: restart the gateway"
+    )]
+    NothingSigns(String),
 }
 
 impl Snapshot {
-    /// Compiles routes and upstreams; `server` gives limits and trusted proxies. Routes with an assertion
-    /// answer 500 without `assertions`; the configuration excludes it.
+    /// Compiles routes and upstreams; `server` gives limits and trusted proxies.
     ///
     /// # Errors
-    /// [`SnapshotError`] for routes that tie or lead nowhere.
+    /// [`SnapshotError`] for routes that tie, lead nowhere, or have an assertion without `assertions`.
     pub fn new(
         routes: &[Arc<Route>],
         upstreams: HashMap<String, Arc<Upstream>>,
@@ -72,6 +77,9 @@ impl Snapshot {
                 route: route.name().to_owned(),
                 upstream: route.upstream.clone(),
             })?;
+            if route.forward.assertion.is_some() && assertions.is_none() {
+                return Err(SnapshotError::NothingSigns(route.name().to_owned()));
+            }
             let entry = ServedRoute {
                 route: Arc::clone(route),
                 upstream: Arc::clone(upstream),
