@@ -65,9 +65,9 @@ impl Running {
                     watch.set(files(&self.path, &config));
                 }
                 Err(error) => {
-                    self.metrics.config_reloaded(false);
                     let file = self.path.display();
                     tracing::error!(%file, %error, "the new configuration is refused; the old one stays");
+                    self.metrics.config_reloaded(false);
                 }
             }
         }
@@ -81,16 +81,20 @@ impl Running {
         // Issuers that are new get the time to give their keys before the first token comes.
         let without = snapshot.verifier().key_sets().filter(|keys| keys.latest().is_none());
         join_all(without.map(|keys| keys.refresh(None))).await;
+        let mut renewed = Vec::new();
         for served in &self.certificates {
             let listener = config.server.listeners.iter().find(|listener| listener.address == served.address);
             if let Some(listener) = listener.filter(|listener| !listener.tls.is_empty()) {
-                served.certificates.replace(&listener.tls)?;
-                served.files.send_if_modified(|files| {
-                    let changed = *files != listener.tls;
-                    files.clone_from(&listener.tls);
-                    changed
-                });
+                renewed.push((served, &listener.tls, Certificates::read(&listener.tls)?));
             }
+        }
+        for (served, tls, certificates) in renewed {
+            served.certificates.take_over(certificates);
+            served.files.send_if_modified(|files| {
+                let changed = files != tls;
+                files.clone_from(tls);
+                changed
+            });
         }
         self.snapshot.store(Arc::new(snapshot));
         self.connections.set_limits(&config.server.limits);
@@ -127,13 +131,12 @@ async fn follow_certificates(
     loop {
         tokio::select! {
             () = watch.changed() => {}
-            // A reload has read the new files already.
+            // A reload has read the new files already, but a change of the old ones may have come in after it.
             changed = files.changed() => {
                 if changed.is_err() {
                     return;
                 }
                 watch.set(paths(&files.borrow()));
-                continue;
             }
         }
         let replaced = certificates.replace(&files.borrow());

@@ -28,12 +28,14 @@ impl Watch {
         Ok(Self { known: marks(&files), files, hangup: signal(SignalKind::hangup())? })
     }
 
-    /// Watches these files instead.
+    /// Watches these files instead. One that was watched before and has changed since is still a change.
     pub(super) fn set(&mut self, files: Vec<PathBuf>) {
-        if self.files != files {
-            self.known = marks(&files);
-            self.files = files;
-        }
+        let known = |(file, now)| {
+            let before = self.files.iter().zip(&self.known).find(|(watched, _)| *watched == file);
+            before.map_or(now, |(_, mark)| *mark)
+        };
+        self.known = files.iter().zip(marks(&files)).map(known).collect();
+        self.files = files;
     }
 
     /// Waits for SIGHUP, or until a file has changed and then stayed as it is for one more look, so that one
@@ -65,4 +67,27 @@ fn marks(files: &[PathBuf]) -> Vec<Option<Mark>> {
         Some((metadata.dev(), metadata.ino(), metadata.modified().ok()?, metadata.len()))
     };
     files.iter().map(mark).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_change_while_other_files_are_read_is_not_lost() {
+        let folder = std::env::temp_dir().join(format!("portcullis-watch-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let [one, two] = ["one", "two"].map(|name| folder.join(name));
+        std::fs::write(&one, "before").unwrap();
+        std::fs::write(&two, "before").unwrap();
+        let mut watch = Watch::new(vec![one.clone()]).unwrap();
+        watch.set(vec![one.clone(), two.clone()]);
+        assert_eq!(watch.known, marks(&watch.files));
+        std::fs::write(&one, "after it").unwrap();
+        watch.set(vec![two, one]);
+        let now = marks(&watch.files);
+        assert_eq!(watch.known.first(), now.first());
+        assert_ne!(watch.known.last(), now.last());
+        std::fs::remove_dir_all(folder).unwrap();
+    }
 }

@@ -23,7 +23,7 @@ impl Certificates {
     ///
     /// # Errors
     /// [`ListenError::Certificate`] says which file and what is wrong.
-    pub(super) fn read(files: &[TlsFiles]) -> Result<Self, ListenError> {
+    pub fn read(files: &[TlsFiles]) -> Result<Self, ListenError> {
         certified_keys(files).map(|keys| Self(ArcSwap::from_pointee(keys)))
     }
 
@@ -32,7 +32,12 @@ impl Certificates {
     /// # Errors
     /// [`ListenError::Certificate`] says which file and what is wrong; the old certificates stay.
     pub fn replace(&self, files: &[TlsFiles]) -> Result<(), ListenError> {
-        certified_keys(files).map(|keys| self.0.store(Arc::new(keys)))
+        Self::read(files).map(|read| self.take_over(read))
+    }
+
+    /// Replaces all certificates by those of `read`.
+    pub fn take_over(&self, read: Self) {
+        self.0.store(read.0.into_inner());
     }
 }
 
