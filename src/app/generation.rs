@@ -68,10 +68,12 @@ impl Workshop {
         let verifier = Verifier::new(issuers, own, &self.fetching, Arc::clone(&self.cache), before)?;
         let mut upstreams = HashMap::new();
         for settings in &config.upstreams {
-            let same = previous.and_then(|previous| previous.upstream(&settings.name));
-            let upstream = match same.filter(|same| same.settings() == settings) {
-                Some(same) => Arc::clone(same),
-                None => Arc::new(Upstream::new(settings, self.metrics.upstream(&settings.name))?),
+            let before = previous.and_then(|previous| previous.upstream(&settings.name));
+            let upstream = if let Some(same) = before.filter(|before| before.settings() == settings) {
+                Arc::clone(same)
+            } else {
+                let metrics = self.metrics.upstream(&settings.name);
+                Arc::new(Upstream::new(settings, metrics, before.map(|before| &**before))?)
             };
             upstreams.insert(settings.name.clone(), upstream);
         }

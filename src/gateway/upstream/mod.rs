@@ -46,11 +46,16 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    /// Prepares an upstream; endpoints that are names have no address until they were resolved.
+    /// Prepares an upstream; endpoints that are names have the addresses they had in `previous`, else none until
+    /// they were resolved.
     ///
     /// # Errors
     /// [`UpstreamError`] when a file of `tls` holds something that cannot be used.
-    pub fn new(settings: &UpstreamSettings, metrics: UpstreamMetrics) -> Result<Self, UpstreamError> {
+    pub fn new(
+        settings: &UpstreamSettings,
+        metrics: UpstreamMetrics,
+        previous: Option<&Self>,
+    ) -> Result<Self, UpstreamError> {
         let upstream = Self {
             settings: settings.clone(),
             targets: ArcSwap::default(),
@@ -58,12 +63,11 @@ impl Upstream {
             trust: Trust::new(&settings.name, settings.tls.as_ref())?,
             metrics,
         };
-        let known = settings
-            .endpoints
-            .iter()
-            .map(|endpoint| resolve::literal(endpoint).into_iter().collect())
-            .collect();
-        upstream.install(known);
+        let known = |endpoint| match resolve::literal(endpoint) {
+            Some(address) => vec![address],
+            None => previous.map(|previous| previous.addresses(endpoint)).unwrap_or_default(),
+        };
+        upstream.install(settings.endpoints.iter().map(known).collect());
         Ok(upstream)
     }
 
@@ -233,7 +237,7 @@ mod tests {
     }
 
     fn upstream(settings: &UpstreamSettings) -> Upstream {
-        Upstream::new(settings, Metrics::new().unwrap().upstream("u")).unwrap()
+        Upstream::new(settings, Metrics::new().unwrap().upstream("u"), None).unwrap()
     }
 
     fn draw(upstream: &Upstream) -> Order {
@@ -345,6 +349,24 @@ mod tests {
         assert!(upstream.target(draw(&upstream), &[]).is_none());
     }
 
+    #[tokio::test]
+    async fn a_name_has_the_addresses_it_had_in_the_configuration_before_and_keeps_them_if_it_fails() {
+        let before = upstream(&settings(&[("a.invalid", 80), ("b.invalid", 80), ("c.invalid", 80)]));
+        let address = |last| SocketAddr::from(([192, 0, 2, last], 80));
+        before.install(vec![vec![address(1)], vec![address(2), address(3)], vec![address(4)]]);
+        let changed = UpstreamSettings { retries: 0, ..settings(&[("b.invalid", 80), ("c.invalid", 81)]) };
+        let after = Upstream::new(&changed, Metrics::new().unwrap().upstream("u"), Some(&before)).unwrap();
+        let after = Arc::new(after);
+        let known = || {
+            let targets = after.targets.load();
+            targets.iter().map(|target| (target.endpoint, target.address)).collect::<Vec<_>>()
+        };
+        assert_eq!(known(), [(0, address(2)), (0, address(3))]);
+        let resolving = Arc::clone(&after).keep_resolved();
+        let _ = tokio::time::timeout(Duration::from_millis(500), resolving).await;
+        assert_eq!(known(), [(0, address(2)), (0, address(3))]);
+    }
+
     #[test]
     fn the_authority_leaves_out_the_default_port_and_brackets_ipv6() {
         let endpoint =
@@ -360,7 +382,7 @@ mod tests {
         let pem = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".to_vec();
         let ca = Some(CaBundle { path: "ca.pem".into(), pem });
         broken.tls = Some(super::super::settings::UpstreamTls { server_name: None, ca, identity: None });
-        let error = Upstream::new(&broken, Metrics::new().unwrap().upstream("u")).err().unwrap();
+        let error = Upstream::new(&broken, Metrics::new().unwrap().upstream("u"), None).err().unwrap();
         assert!(error.to_string().starts_with("upstreams.u.tls.ca_file: ca.pem: "), "{error}");
     }
 }

@@ -16,12 +16,12 @@ impl Upstream {
     /// upstream. A name that fails keeps the addresses it had.
     pub async fn keep_resolved(self: Arc<Self>) {
         let endpoints = self.settings.endpoints.clone();
+        let mut known: Vec<_> = endpoints.iter().map(|endpoint| self.addresses(endpoint)).collect();
         let upstream = Arc::downgrade(&self);
         drop(self);
         if endpoints.iter().all(|endpoint| literal(endpoint).is_some()) {
             return;
         }
-        let mut known: Vec<Vec<SocketAddr>> = vec![Vec::new(); endpoints.len()];
         let mut failing = vec![false; endpoints.len()];
         while let Some(this) = upstream.upgrade() {
             let mut wait = RESOLVE_EVERY;
@@ -47,6 +47,14 @@ impl Upstream {
             drop(this);
             tokio::time::sleep(wait).await;
         }
+    }
+
+    /// The addresses that an endpoint with this host and port has now.
+    pub(super) fn addresses(&self, endpoint: &EndpointSettings) -> Vec<SocketAddr> {
+        let same = |own: &EndpointSettings| (&own.host, own.port) == (&endpoint.host, endpoint.port);
+        let Some(at) = self.settings.endpoints.iter().position(same) else { return Vec::new() };
+        let targets = self.targets.load();
+        targets.iter().filter(|target| target.endpoint == at).map(|target| target.address).collect()
     }
 
     /// Takes these addresses, by endpoint, as the targets; one that is known keeps its health.
