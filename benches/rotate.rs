@@ -1,0 +1,220 @@
+//! What a rotation costs beside Redis's own price for it: `SessionStore::rotate`, without HTTP and signing,
+//! against `redis-benchmark` sending the very command the store sends, on the same server in the same run.
+//!
+//! `cargo bench --bench rotate` starts a redis-server of its own, takes pairs of short runs in alternating
+//! order and prints both rates and their ratio. `PAIRS` and `CALLS` (per run) change how many.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
+
+use portcullis::clock::Timestamp;
+use portcullis::secret::Secret;
+use portcullis::session::family::{Outcome, RotationPolicy};
+use portcullis::session::id::{SessionId, UserKey};
+use portcullis::session::redis::{RedisSettings, RedisStore, Servers};
+use portcullis::session::refresh_token::{Presented, secret_hash};
+use portcullis::session::store::{Delivery, NewSession, SessionStore};
+use std::ffi::OsString;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::ffi::OsStringExt as _;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const CONCURRENCY: usize = 32;
+const ABSOLUTE_EXPIRY: Timestamp = Timestamp::from_secs(4_000_000_000);
+
+fn main() {
+    let number = |name: &str, default: usize| {
+        std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+    };
+    let (pairs, calls) = (number("PAIRS", 24), number("CALLS", 40_000));
+    let redis = Redis::start();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+
+    println!("{CONCURRENCY} at once, {calls} calls a run, {pairs} pairs of runs, rates per second (median)\n");
+    println!("| case | SessionStore::rotate | redis-benchmark | ratio: median | quartiles |");
+    println!("|---|---|---|---|---|");
+    let mut command = Vec::new();
+    // A generation that is young is handed out again, one that is old is rotated: the same writes. Only the
+    // first can be sent again and again, so redis-benchmark sends it in both cases.
+    for (case, first, coalesce, expected) in [
+        ("same", 0, Duration::from_secs(24 * 3600), Outcome::Same),
+        ("rotated", 100, Duration::ZERO, Outcome::Rotated),
+    ] {
+        let policy = RotationPolicy { coalesce, grace: Duration::ZERO, ..RotationPolicy::default() };
+        let settings = RedisSettings {
+            servers: Servers::One(Secret::new(format!("redis://127.0.0.1:{}", redis.port))),
+            timeout: Duration::from_secs(5),
+            ca: None,
+        };
+        let store = Arc::new(RedisStore::connect_lazily(&settings, policy).unwrap());
+        let mut sessions = runtime.block_on(open(&store, first));
+        if command.is_empty() {
+            command = runtime.block_on(seen_by_redis(&redis, &store, &sessions[0]));
+        }
+
+        let (mut ours, mut floor) = (Vec::new(), Vec::new());
+        for pair in 0..pairs {
+            if pair % 2 == 0 {
+                ours.push(runtime.block_on(rotate(&store, &mut sessions, calls, expected)));
+                floor.push(redis.benchmark(&command, calls));
+            } else {
+                floor.push(redis.benchmark(&command, calls));
+                ours.push(runtime.block_on(rotate(&store, &mut sessions, calls, expected)));
+            }
+        }
+        let ratios: Vec<f64> = ours.iter().zip(&floor).map(|(ours, floor)| ours / floor).collect();
+        let [lower, median, upper] = quartiles(ratios);
+        println!(
+            "| {case} | {:.0} | {:.0} | {median:.2} | {lower:.2} to {upper:.2} |",
+            quartiles(ours)[1],
+            quartiles(floor)[1]
+        );
+    }
+}
+
+/// One session each for the callers, past the first rotation, which is never put off.
+async fn open(store: &RedisStore, first: u8) -> Vec<Presented> {
+    let mut sessions = Vec::new();
+    for number in first..first + u8::try_from(CONCURRENCY).unwrap() {
+        // The command is handed to redis-benchmark as arguments, which cannot hold a NUL.
+        let hash = (0..=u8::MAX)
+            .map(|salt| secret_hash(&Secret::new([salt; 16])))
+            .find(|hash| !hash.contains(&0))
+            .unwrap();
+        let (session, user) = (SessionId::from_bytes([number; 16]), UserKey::from_bytes([number; 12]));
+        let new = NewSession {
+            id: session,
+            user,
+            secret_hash: hash,
+            subject: format!("user {number}"),
+            claims: serde_json::Map::new(),
+            delivery: Delivery::Cookie,
+            absolute_expiry: ABSOLUTE_EXPIRY,
+            device: Some("a browser".to_owned()),
+            address: Some("192.0.2.1".to_owned()),
+        };
+        store.open(new).await.unwrap();
+        let mut presented =
+            Presented { session, user, secret_hash: hash, generation: 0, absolute_expiry: ABSOLUTE_EXPIRY };
+        presented.generation = store.rotate(&presented).await.unwrap().session.unwrap().generation;
+        sessions.push(presented);
+    }
+    sessions
+}
+
+/// Rotations per second.
+async fn rotate(store: &Arc<RedisStore>, sessions: &mut [Presented], calls: usize, expected: Outcome) -> f64 {
+    let start = Instant::now();
+    let callers: Vec<_> = sessions
+        .iter()
+        .map(|session| {
+            let (store, mut session) = (Arc::clone(store), session.clone());
+            tokio::spawn(async move {
+                for _ in 0..calls / CONCURRENCY {
+                    let rotation = store.rotate(&session).await.unwrap();
+                    assert_eq!(rotation.outcome, expected);
+                    session.generation = rotation.session.unwrap().generation;
+                }
+                session
+            })
+        })
+        .collect();
+    for (session, caller) in sessions.iter_mut().zip(callers) {
+        *session = caller.await.unwrap();
+    }
+    (calls / CONCURRENCY * CONCURRENCY) as f64 / start.elapsed().as_secs_f64()
+}
+
+/// The words of the command that one rotation sends, as Redis saw them.
+async fn seen_by_redis(redis: &Redis, store: &RedisStore, session: &Presented) -> Vec<OsString> {
+    let mut monitor = TcpStream::connect(("127.0.0.1", redis.port)).unwrap();
+    monitor.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    monitor.write_all(b"MONITOR\r\n").unwrap();
+    let mut lines = BufReader::new(monitor).lines().map(Result::unwrap);
+    assert_eq!(lines.next().as_deref(), Some("+OK"));
+    assert_eq!(store.rotate(session).await.unwrap().outcome, Outcome::Same);
+    // Beside the command itself the monitor shows what the script calls, marked "lua".
+    let line = lines.find(|line| line.contains("\"EVALSHA\"")).unwrap();
+    words(&line[line.find('"').unwrap()..])
+}
+
+/// The words of a monitor's line: quoted, with escapes as in C.
+fn words(line: &str) -> Vec<OsString> {
+    let mut words = Vec::new();
+    let mut bytes = line.bytes();
+    while bytes.by_ref().any(|byte| byte == b'"') {
+        let mut word = Vec::new();
+        loop {
+            match bytes.next().unwrap() {
+                b'"' => break,
+                b'\\' => word.push(match bytes.next().unwrap() {
+                    b'x' => {
+                        let digits = [bytes.next().unwrap(), bytes.next().unwrap()];
+                        u8::from_str_radix(std::str::from_utf8(&digits).unwrap(), 16).unwrap()
+                    }
+                    b'n' => b'\n',
+                    b'r' => b'\r',
+                    b't' => b'\t',
+                    b'a' => 7,
+                    b'b' => 8,
+                    other => other,
+                }),
+                other => word.push(other),
+            }
+        }
+        words.push(OsString::from_vec(word));
+    }
+    words
+}
+
+fn quartiles(mut values: Vec<f64>) -> [f64; 3] {
+    values.sort_by(f64::total_cmp);
+    [1, 2, 3].map(|quarter| values[(values.len() - 1) * quarter / 4])
+}
+
+/// A redis-server of this run's own, without persistence.
+struct Redis {
+    child: Child,
+    port: u16,
+}
+
+impl Redis {
+    fn start() -> Self {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let child = Command::new("redis-server")
+            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("this needs redis-server: apt-get install redis-server");
+        let patience = Instant::now() + Duration::from_secs(20);
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(Instant::now() < patience, "redis-server does not come up");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Self { child, port }
+    }
+
+    /// Calls per second that redis-benchmark reaches.
+    fn benchmark(&self, command: &[OsString], calls: usize) -> f64 {
+        let output = Command::new("redis-benchmark")
+            .args(["-p", &self.port.to_string(), "-c", &CONCURRENCY.to_string(), "-n", &calls.to_string(), "--csv"])
+            .args(command)
+            .output()
+            .expect("this needs redis-benchmark: apt-get install redis-tools");
+        let text = String::from_utf8_lossy(&output.stdout);
+        // The name of the test is the command itself, binary and all: the figures are counted from the end.
+        let last = text.trim_end().rsplit('\n').next().unwrap();
+        let figures: Vec<&str> = last.rsplit(',').collect();
+        let rate = figures.get(6).map(|figure| figure.trim_matches('"'));
+        rate.and_then(|rate| rate.parse().ok()).unwrap_or_else(|| panic!("no rate in: {text}"))
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
