@@ -1,10 +1,12 @@
 # Two commands are all a newcomer needs: `make run` and `make test`.
 
-.PHONY: help run test soak image build-tools test-tools
+.PHONY: help run test soak fuzz bench image build-tools test-tools
 
 help:
 	@echo "make run    build, start the gateway with a demo upstream, print the curl lines to try"
 	@echo "make test   install what the tests need, run everything"
+	@echo "make fuzz   fuzz every parser for FUZZ_SECONDS (20) each"
+	@echo "make bench  what a rotation costs beside Redis's own price for it"
 	@echo "make soak   the long forms of some tests, about a quarter of an hour"
 
 # The packages are Debian's. As root they are installed; otherwise the line to run is printed.
@@ -30,6 +32,13 @@ soak: test-tools
 	PORTCULLIS_SOAK_OUTAGE=60 cargo test --locked --test tests -- --nocapture outage::
 	PORTCULLIS_SOAK_FORGED=1000000 cargo test --locked --test tests -- --nocapture forgery::
 	PORTCULLIS_SOAK_ROTATIONS=100000 cargo test --locked --lib -- --nocapture size_tests::
+
+fuzz: build-tools
+	@sh fuzz/run.sh
+
+bench: build-tools
+	@sh .ci/packages redis-server=redis-server redis-benchmark=redis-tools
+	cargo bench --locked --bench rotate
 
 # With whatever builder is there.
 image:

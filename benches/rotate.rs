@@ -32,7 +32,9 @@ fn main() {
     let redis = Redis::start();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
 
-    println!("{CONCURRENCY} at once, {calls} calls a run, {pairs} pairs of runs, rates per second (median)\n");
+    println!(
+        "{CONCURRENCY} at once, {calls} calls a run, {pairs} pairs of runs, rates per second (median)\n"
+    );
     println!("| case | SessionStore::rotate | redis-benchmark | ratio: median | quartiles |");
     println!("|---|---|---|---|---|");
     let mut command = Vec::new();
@@ -199,7 +201,15 @@ impl Redis {
     /// Calls per second that redis-benchmark reaches.
     fn benchmark(&self, command: &[OsString], calls: usize) -> f64 {
         let output = Command::new("redis-benchmark")
-            .args(["-p", &self.port.to_string(), "-c", &CONCURRENCY.to_string(), "-n", &calls.to_string(), "--csv"])
+            .args([
+                "-p",
+                &self.port.to_string(),
+                "-c",
+                &CONCURRENCY.to_string(),
+                "-n",
+                &calls.to_string(),
+                "--csv",
+            ])
             .args(command)
             .output()
             .expect("this needs redis-benchmark: apt-get install redis-tools");
