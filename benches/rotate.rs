@@ -96,6 +96,7 @@ async fn open(store: &RedisStore, first: u8) -> Vec<Presented> {
             absolute_expiry: ABSOLUTE_EXPIRY,
             device: Some("a browser".to_owned()),
             address: Some("192.0.2.1".to_owned()),
+            known_epoch: 0,
         };
         store.open(new).await.unwrap();
         let mut presented =
