@@ -3,7 +3,9 @@
 
 use crate::support::gateway::command;
 use crate::support::token::now;
-use crate::support::{Config, Folder, Gateway, Issuer, Key, Reply, Response, Upstream, eventually, get};
+use crate::support::{
+    Config, Connection, Folder, Gateway, Issuer, Key, Reply, Response, Upstream, eventually, get,
+};
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -77,6 +79,47 @@ fn a_young_copy_does_not_put_off_the_first_fetch() {
     let asked = issuer.fetches();
     gateway.restart();
     assert!(eventually(Duration::from_secs(5), || issuer.fetches() > asked));
+}
+
+#[test]
+fn a_copy_that_everybody_may_write_makes_nobody_an_issuer() {
+    let (upstream, issuer, forged) = (Upstream::start(), Issuer::start(), Key::p256("forged"));
+    issuer.break_with(Reply::Close);
+    let planted = written(&issuer, &[forged.jwk()], 60).to_string();
+    let mut gateway = Gateway::start(&layout(&upstream, &issuer, "cooldown: 100ms").file(COPY, planted));
+    let token = issuer.token().sign(&forged);
+    call(&gateway, &token).expect(200);
+    let path = gateway.folder().path().join(COPY);
+    fs::set_permissions(path, fs::Permissions::from_mode(0o666)).unwrap();
+    gateway.restart();
+    call(&gateway, &token).expect(503);
+    assert!(gateway.stderr().contains("everybody may write to it"), "{}", gateway.stderr());
+}
+
+#[test]
+fn a_request_that_outlives_its_configuration_keeps_no_other_copy_up() {
+    let (upstream, one, two) = (Upstream::start(), Issuer::start(), Issuer::start());
+    upstream.answer(|received| match received.target() {
+        "/slow" => Reply::ok("late").after(Duration::from_secs(30)),
+        _ => Reply::ok(""),
+    });
+    let config = |issuer: &Issuer| {
+        let (url, refresh) = (issuer.key_set_url(), "refresh: { every: 1s }");
+        let key_set = format!("audiences: [orders-api], key_set: {{ url: \"{url}\" }}, {refresh}");
+        Config::public(&upstream).issuer("corp", &format!("{{ issuer: \"https://same\", {key_set} }}"))
+    };
+    let gateway = Gateway::start(&config(&one));
+    let mut slow = Connection::open(&gateway.address()).unwrap();
+    slow.send(get("/slow").bytes("x")).unwrap();
+    assert!(eventually(Duration::from_secs(5), || upstream.hits() == 1));
+    gateway.reload(&config(&two), "ok");
+    let (ours, before) = (two.key_set_url(), two.fetches());
+    // A last fetch for the old one may still be under way.
+    assert!(eventually(Duration::from_secs(10), || two.fetches() >= before + 2));
+    let asked = one.fetches();
+    assert!(eventually(Duration::from_secs(20), || two.fetches() >= before + 6));
+    assert_eq!(one.fetches(), asked, "the old address is still asked");
+    assert!(fs::read_to_string(copy(&gateway)).unwrap().contains(&ours));
 }
 
 #[test]

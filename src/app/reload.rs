@@ -96,7 +96,8 @@ impl Running {
                 changed
             });
         }
-        self.snapshot.store(Arc::new(snapshot));
+        let replaced = self.snapshot.swap(Arc::new(snapshot));
+        replaced.verifier().key_sets().for_each(|keys| keys.retire());
         self.connections.set_limits(&config.server.limits);
         self.shutdown.send_replace(config.server.shutdown);
         for warning in &config.warnings {

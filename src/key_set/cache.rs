@@ -10,6 +10,7 @@ use arc_swap::ArcSwapOption;
 use std::fmt;
 use std::io;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -105,6 +106,7 @@ pub struct IssuerKeys {
     fetching: Fetching,
     snapshot: ArcSwapOption<Snapshot>,
     flight: Mutex<Flight>,
+    retired: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -150,7 +152,8 @@ impl IssuerKeys {
         let snapshot = ArcSwapOption::new(inherited);
         let copy = copy_file.map(CopyFile::new);
         let flight = Mutex::default();
-        let this = Self { name, issuer, source, refresh, copy, fetching, snapshot, flight };
+        let retired = AtomicBool::new(false);
+        let this = Self { name, issuer, source, refresh, copy, fetching, snapshot, flight, retired };
         if let (Some(copy), None) = (&this.copy, this.latest()) {
             this.start_from(copy);
         }
@@ -219,12 +222,22 @@ impl IssuerKeys {
         self.awaited(self.join_or_start(seen, purpose)).await
     }
 
-    /// Keeps the keys fresh for as long as somebody else holds them.
+    /// Another configuration has taken over. Requests that began with these keys end with them, but however long
+    /// that takes: nothing is fetched ahead any more, and the copy on disk is the successor's.
+    pub fn retire(&self) {
+        self.retired.store(true, Ordering::Relaxed);
+    }
+
+    fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Relaxed)
+    }
+
+    /// Keeps the keys fresh for as long as somebody else holds them and they are not retired.
     pub async fn keep_fresh(self: Arc<Self>) {
         let keys = Arc::downgrade(&self);
         drop(self);
         let mut permille = jitter();
-        while let Some(this) = keys.upgrade() {
+        while let Some(this) = keys.upgrade().filter(|this| !this.is_retired()) {
             let mut wait = this.due_in(this.fetching.clock.now(), permille);
             if wait.is_zero() {
                 let fetch = this.join_or_start(this.latest().as_ref(), Purpose::Freshness);
@@ -301,7 +314,7 @@ impl IssuerKeys {
     }
 
     fn keep_copy(&self, document: &Document, fetched: Timestamp) {
-        let Some(copy) = &self.copy else { return };
+        let Some(copy) = self.copy.as_ref().filter(|_| !self.is_retired()) else { return };
         if let Err(error) = copy.write(&self.source, &self.issuer, document, fetched) {
             self.tell(KeyEventKind::CopyNotWritten(copy.path(), &error));
         }
@@ -372,7 +385,7 @@ mod tests {
     use std::io::Write as _;
     use std::path::PathBuf;
     use std::sync::Condvar;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
 
     /// An issuer that answers what it is told to, when it is let.
     struct TestIssuer {

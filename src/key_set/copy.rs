@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -32,6 +32,11 @@ pub enum CopyError {
     /// A folder, a pipe or a device.
     #[error("it is not a file")]
     NotAFile,
+    /// Somebody else's, or anybody's to write: whoever wrote it could make tokens.
+    #[error(
+        "it belongs to another user, or everybody may write to it; remove it, and keep copies in a folder of the gateway's own"
+    )]
+    NotOurs,
     /// Longer than any copy we write.
     #[error("it is longer than {COPY_MAX_BYTES} bytes")]
     TooLong,
@@ -92,8 +97,13 @@ impl CopyFile {
             Ok(found) if !found.is_file() => return Err(CopyError::NotAFile),
             Ok(_) => {}
         }
+        let file = File::open(&self.path)?;
+        let found = file.metadata()?;
+        if !is_ours(found.uid(), found.mode(), rustix::process::geteuid().as_raw()) {
+            return Err(CopyError::NotOurs);
+        }
         let mut text = Vec::new();
-        File::open(&self.path)?.take(COPY_MAX_BYTES as u64 + 1).read_to_end(&mut text)?;
+        file.take(COPY_MAX_BYTES as u64 + 1).read_to_end(&mut text)?;
         if text.len() > COPY_MAX_BYTES {
             return Err(CopyError::TooLong);
         }
@@ -148,6 +158,12 @@ impl CopyFile {
         }
         if told_before { Ok(()) } else { written }
     }
+}
+
+/// Whether a file of this owner and mode can be of our writing, or root's. In a folder that others can write to
+/// everything else may be theirs. The group is not looked at: mounted volumes set it, and its rights.
+const fn is_ours(owner: u32, mode: u32, us: u32) -> bool {
+    (owner == us || owner == 0) && mode & 0o002 == 0
 }
 
 /// Puts a file for its owner alone in the place of `path`, whole or not at all.
@@ -241,6 +257,24 @@ pub(super) mod tests {
         copy.write(&source(), ISSUER, &document(URL, jwks(&[])), fetched).unwrap();
         assert_eq!(keys(&copy).unwrap(), Some((1, NOW)), "an older set came later");
         assert_eq!(fs::read_dir(copy.path().parent().unwrap()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_copy_that_another_user_wrote_or_could_write_is_not_believed() {
+        let folder = TestFolder::new();
+        let copy = folder.copy();
+        copy.write(&source(), ISSUER, &document(URL, jwks(&[RSA.named("a")])), NOW).unwrap();
+        let allow = |mode| fs::set_permissions(copy.path(), fs::Permissions::from_mode(mode)).unwrap();
+        for (mode, believed) in [(0o660, true), (0o644, true), (0o666, false), (0o602, false)] {
+            allow(mode);
+            assert_eq!(matches!(keys(&copy), Ok(Some(_))), believed, "{mode:o}");
+            assert_eq!(matches!(keys(&copy), Err(CopyError::NotOurs)), !believed, "{mode:o}");
+        }
+        // The next one takes its place.
+        copy.write(&source(), ISSUER, &document(URL, jwks(&[RSA.named("a")])), NOW).unwrap();
+        assert!(matches!(keys(&copy), Ok(Some(_))));
+        assert!(is_ours(1000, 0o100_600, 1000) && is_ours(0, 0o100_644, 1000));
+        assert!(!is_ours(1001, 0o100_600, 1000) && !is_ours(1001, 0o100_600, 0));
     }
 
     #[test]

@@ -56,6 +56,7 @@ pub(super) fn may_hold_keys(url: &str, issuer: &str, listed: &[KeyHost]) -> bool
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn an_issuers_own_origin_is_scheme_host_and_port() {
@@ -92,5 +93,63 @@ mod tests {
         assert!(may_hold_keys("http://127.0.0.1:9/x", "http://127.0.0.1:8", &local));
         assert!(may_hold_keys("http://[::1]/x", "http://127.0.0.1:8", &local));
         assert!(!may_hold_keys("http://127.0.0.1:10/x", "http://127.0.0.1:8", &local));
+    }
+
+    /// What the two readers of an address, the one that judges it and the one that asks it, might read apart.
+    const PIECES: [&str; 36] = [
+        "https:",
+        "http:",
+        "HTTPS://",
+        "https://",
+        "https:///",
+        "//",
+        "/",
+        "\\",
+        "@",
+        ":",
+        "443",
+        ":443",
+        ":0443",
+        ":80",
+        ":+443",
+        ":99999",
+        ":4a",
+        "#",
+        "?",
+        "%2e",
+        "%40",
+        "%00",
+        "\t",
+        "\n",
+        " ",
+        ".",
+        "..",
+        "a.example",
+        "A.EXAMPLE",
+        "evil.example",
+        "\u{ff41}.example",
+        "\u{ad}",
+        "\u{3002}",
+        "[::1]",
+        "[",
+        "keys",
+    ];
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(20_000))]
+        #[test]
+        fn who_asks_for_the_keys_asks_whom_was_judged(
+            pieces in prop::collection::vec(prop::sample::select(&PIECES[..]), 0..7),
+            begins_well: bool,
+        ) {
+            let url = if begins_well { "https://a.example" } else { "" }.to_owned() + &pieces.concat();
+            if may_hold_keys(&url, "https://a.example/realm", &[])
+                && let Ok(asked) = reqwest::Url::parse(&url)
+            {
+                let told = (asked.scheme(), asked.host_str(), asked.port_or_known_default());
+                prop_assert_eq!(told, ("https", Some("a.example"), Some(443)), "{:?}", url);
+                prop_assert!(asked.username().is_empty() && asked.password().is_none(), "{:?}", url);
+            }
+        }
     }
 }
