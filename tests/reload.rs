@@ -205,6 +205,59 @@ fn what_cannot_be_served_without_a_restart_is_refused() {
 }
 
 #[test]
+fn a_change_while_a_reload_waits_for_an_issuer_is_not_lost() {
+    let (upstream, hanging) = (Upstream::start(), Issuer::start());
+    hanging.delay(Duration::from_secs(30));
+    let gateway = Gateway::start(&Config::to(&upstream).route(&route("a", "")));
+    // Another file to follow, and an issuer that the reload waits for.
+    let filed = "{ issuer: \"https://filed\", audiences: [x], key_set: { file: keys.json } }";
+    let keys = serde_json::json!({ "keys": [Key::p256("k").jwk()] }).to_string();
+    let next = Config::to(&upstream)
+        .issuer("corp", &hanging.settings())
+        .issuer("filed", filed)
+        .file("keys.json", keys)
+        .route(&route("b", ""));
+    gateway.rewrite(&next);
+    assert!(eventually(SOON, || hanging.fetches() > 0), "{}", gateway.stderr());
+    gateway.rewrite(&next.route(&route("c", "")));
+    let taken = || get("/c/1").send(&gateway.address()).status == 200;
+    assert!(eventually(SOON, taken), "{}", gateway.stderr());
+}
+
+#[test]
+fn a_reload_that_one_listeners_certificate_spoils_changes_no_other_listener() {
+    let (upstream, hanging) = (Upstream::start(), Issuer::start());
+    let (before, after) = (Authority::new(), Authority::new());
+    hanging.delay(Duration::from_secs(30));
+    let (one, two, new) =
+        (before.identity(&["localhost"]), before.identity(&["localhost"]), after.identity(&["localhost"]));
+    let config = |first: &str| {
+        Config::public(&upstream)
+            .listener(&format!("tls: {{ certificate: {first}.pem, private_key: {first}.key }}, http2: false"))
+            .another_listener("tls: { certificate: b.pem, private_key: b.key }, http2: false")
+    };
+    let old = config("a")
+        .file("a.pem", one.certificate_pem)
+        .file("a.key", one.key_pem)
+        .file("b.pem", two.certificate_pem)
+        .file("b.key", two.key_pem)
+        .file("c.pem", new.certificate_pem)
+        .file("c.key", new.key_pem.clone());
+    let gateway = Gateway::start(&old);
+    let shows = |authority: &Authority| {
+        let connection = authority.connect(&gateway.address(), "localhost");
+        connection.and_then(|mut connection| connection.exchange(&get("/"))).is_ok()
+    };
+    // The file is checked and good; while the reload waits for an issuer, the other listener's key changes.
+    gateway.rewrite(&config("c").issuer("corp", &hanging.settings()));
+    assert!(eventually(SOON, || hanging.fetches() > 0), "{}", gateway.stderr());
+    gateway.folder().write("b.key", new.key_pem);
+    let refused = || gateway.metric("portcullis_config_reloads_total", &[("result", "error")]) > 0.5;
+    assert!(eventually(SOON, refused), "{}", gateway.stderr());
+    assert!(shows(&before) && !shows(&after));
+}
+
+#[test]
 fn certificates_are_replaced_without_dropping_a_connection_and_a_mismatch_is_refused() {
     let (upstream, before, after) = (Upstream::start(), Authority::new(), Authority::new());
     let (first, second) = (before.identity(&["localhost"]), after.identity(&["localhost"]));

@@ -86,6 +86,12 @@ impl Config {
         self
     }
 
+    /// Another listener, with these further keys.
+    pub(crate) fn another_listener(mut self, more: &str) -> Self {
+        self.listeners.push(format!(", {more}"));
+        self
+    }
+
     pub(crate) fn issuer(mut self, name: &str, settings: &str) -> Self {
         put(&mut self.issuers, name, settings.into());
         self
