@@ -1,7 +1,8 @@
 //! Attacks that once got further than they should: each holds what was mended.
 
 use crate::support::http2::fetch;
-use crate::support::{Config, Connection, Gateway, Sessions, Upstream};
+use crate::support::tls::Authority;
+use crate::support::{Config, Connection, Gateway, Sessions, Upstream, eventually, get};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -106,4 +107,63 @@ fn a_login_that_comes_byte_by_byte_is_given_up() {
         sleep(Duration::from_millis(50));
     };
     assert_eq!(response.status, 408);
+}
+
+#[test]
+fn a_forwarded_address_behind_bytes_that_are_no_text_is_the_one_the_proxy_wrote() {
+    let upstream = Upstream::start();
+    let config = Config::public(&upstream).server("trusted_proxies", "[127.0.0.0/8]");
+    let gateway = Gateway::start(&config);
+    // A proxy that adds the address it sees to the last line it got.
+    for came in [
+        b"X-Forwarded-For: 203.0.113.7\r\nX-Forwarded-For: \xff, 198.51.100.4".as_slice(),
+        b"X-Forwarded-For: 203.0.113.7, \xff, 198.51.100.4",
+        b"X-Forwarded-For: \xc3\xa4, 198.51.100.4",
+    ] {
+        let mut connection = Connection::open(&gateway.address()).unwrap();
+        let head = [b"GET / HTTP/1.1\r\nHost: x\r\n", came, b"\r\n\r\n"].concat();
+        connection.send(head).unwrap();
+        assert_eq!(connection.read_response(false).unwrap().status, 200);
+        assert_eq!(upstream.last().header("x-forwarded-for"), Some("198.51.100.4, 127.0.0.1"), "{came:?}");
+    }
+    let mut connection = Connection::open(&gateway.address()).unwrap();
+    let unread = b"GET / HTTP/1.1\r\nHost: x\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Proto: \xff\r\n\r\n";
+    connection.send(unread).unwrap();
+    assert_eq!(connection.read_response(false).unwrap().status, 200);
+    assert_eq!(upstream.last().header("x-forwarded-proto"), Some("http"));
+}
+
+/// A `ClientHello` of TLS 1.2 that asks for this name and is good otherwise.
+fn hello(name: &[u8]) -> Vec<u8> {
+    let with_length = |width: usize, of: &[u8]| {
+        let length = u32::try_from(of.len()).unwrap().to_be_bytes();
+        [&length[4 - width..], of].concat()
+    };
+    let entry = [&[0_u8][..], &with_length(2, name)].concat();
+    let extensions = [&[0_u8, 0][..], &with_length(2, &with_length(2, &entry))].concat();
+    let hello = [&[3, 3][..], &[7; 32], &[0, 0, 2, 0xc0, 0x2b, 1, 0], &with_length(2, &extensions)].concat();
+    let handshake = [&[1][..], &with_length(3, &hello)].concat();
+    [&[22, 3, 1][..], &with_length(2, &handshake)].concat()
+}
+
+#[test]
+fn names_in_tls_handshakes_that_are_none_write_nothing_into_the_log() {
+    let (upstream, authority) = (Upstream::start(), Authority::new());
+    let identity = authority.identity(&["localhost"]);
+    let config = Config::public(&upstream)
+        .listener("tls: { certificate: cert.pem, private_key: key.pem }, http2: false")
+        .file("cert.pem", identity.certificate_pem)
+        .file("key.pem", identity.key_pem);
+    let gateway = Gateway::start(&config);
+    for name in [&b"\xff\xff"[..], b"\x00", b"a..b", b".", b"*.x", b"", &[b'a'; 300]] {
+        let mut connection = Connection::open(&gateway.address()).unwrap();
+        connection.send(hello(name)).unwrap();
+        connection.read_to_end().unwrap();
+    }
+    let served = authority.connect(&gateway.address(), "localhost").and_then(|mut c| c.exchange(&get("/")));
+    assert_eq!(served.unwrap().status, 200);
+    // What comes after them is there, so they would be too.
+    gateway.reload(&config, "ok");
+    assert!(eventually(Duration::from_secs(5), || gateway.stderr().contains("configuration reloaded")));
+    assert!(!gateway.stderr().contains("rustls"), "{}", gateway.stderr());
 }

@@ -10,14 +10,16 @@ use tracing_subscriber::{Layer, fmt};
 /// Sends diagnostics to standard error; standard output is for access and audit lines. Libraries are heard
 /// from `warn` up whatever the level: below it they print header fields, and those hold tokens. Pingora's
 /// proxy and the servers of its core are not heard at all: they quote requests they cannot parse, and the
-/// gateway itself says what became of each request.
+/// gateway itself says what became of each request. The TLS library warns of what clients do wrong: whoever
+/// connects could fill the log.
 pub(super) fn start(settings: LogSettings) {
     let level = filter(settings.level);
     let targets = Targets::new()
         .with_default(level.min(LevelFilter::WARN))
         .with_target("portcullis", level)
         .with_target("pingora_proxy", LevelFilter::OFF)
-        .with_target("pingora_core::apps", LevelFilter::OFF);
+        .with_target("pingora_core::apps", LevelFilter::OFF)
+        .with_target("rustls", LevelFilter::ERROR.min(level));
     let layer = match settings.format {
         LogFormat::Json => fmt::layer().json().flatten_event(true).with_writer(std::io::stderr).boxed(),
         LogFormat::Text => fmt::layer().with_ansi(false).with_writer(std::io::stderr).boxed(),

@@ -8,6 +8,7 @@ use crate::reason::Reason;
 use http::{HeaderMap, HeaderValue, Method, Version, header};
 use pingora_core::protocols::http::v1::server::HttpSession as Http1Session;
 use pingora_proxy::Session;
+use std::borrow::Cow;
 use std::net::{IpAddr, Ipv6Addr};
 
 /// The longest request identifier taken over from a client.
@@ -48,10 +49,11 @@ fn identify(session: &Session, ctx: &mut RequestContext) -> Result<(), Reason> {
         None => new_request_id()?,
     };
     let peer = peer(session).ok_or(Reason::Internal)?;
-    let addresses: Vec<&str> = values(headers, "x-forwarded-for").collect();
+    let addresses: Vec<_> = values(headers, "x-forwarded-for").collect();
+    let addresses = addresses.iter().map(|list| &**list);
     ctx.client = headers::client_address(peer, addresses, &ctx.snapshot.trusted_proxies);
     let proto = values(headers, "x-forwarded-proto").last();
-    let came = headers::ForwardedClaims { proto, ..headers::ForwardedClaims::default() };
+    let came = headers::ForwardedClaims { proto: proto.as_deref(), ..headers::ForwardedClaims::default() };
     let rebuilt = headers::Forwarded::rebuild(peer, is_tls(session), "", came, &ctx.snapshot.trusted_proxies);
     ctx.https = rebuilt.proto == "https";
     Ok(())
@@ -67,12 +69,13 @@ pub(super) fn is_tls(session: &Session) -> bool {
     session.digest().is_some_and(|digest| digest.ssl_digest.is_some())
 }
 
-/// The values of a field that are text, in order.
+/// The values of a field, in order. None is left out, since what a proxy says counts by its place: what is no text
+/// in one becomes a sign that stands for nothing.
 pub(super) fn values<'a>(
     headers: &'a HeaderMap,
     name: &'static str,
-) -> impl DoubleEndedIterator<Item = &'a str> {
-    headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok())
+) -> impl DoubleEndedIterator<Item = Cow<'a, str>> {
+    headers.get_all(name).into_iter().map(|value| String::from_utf8_lossy(value.as_bytes()))
 }
 
 fn single<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
@@ -201,10 +204,10 @@ fn name_and_port(text: &str) -> Option<(&str, &str)> {
 /// Whether the client takes HTML and nothing a problem document could be: a browser without script.
 pub(super) fn wants_html_only(session: &Session) -> bool {
     let accepts = |what: &[&str]| {
-        values(&session.req_header().headers, "accept")
-            .flat_map(|line| line.split(','))
-            .filter_map(|range| range.split(';').next())
-            .any(|range| what.iter().any(|what| range.trim().eq_ignore_ascii_case(what)))
+        values(&session.req_header().headers, "accept").any(|line| {
+            let mut ranges = line.split(',').filter_map(|range| range.split(';').next());
+            ranges.any(|range| what.iter().any(|what| range.trim().eq_ignore_ascii_case(what)))
+        })
     };
     accepts(&["text/html"]) && !accepts(&["application/json", "application/problem+json", "application/*"])
 }

@@ -43,12 +43,11 @@ pub(super) fn prepare(
         })?,
     };
     set_path(outgoing, path)?;
-    let addresses: Vec<&str> = admission::values(&client.headers, "x-forwarded-for").collect();
-    let came = ForwardedClaims {
-        addresses: &addresses,
-        proto: admission::values(&client.headers, "x-forwarded-proto").last(),
-        host: admission::values(&client.headers, "x-forwarded-host").last(),
-    };
+    let values = |name| admission::values(&client.headers, name);
+    let addresses: Vec<_> = values("x-forwarded-for").collect();
+    let addresses: Vec<&str> = addresses.iter().map(|list| &**list).collect();
+    let (proto, host) = (values("x-forwarded-proto").last(), values("x-forwarded-host").last());
+    let came = ForwardedClaims { addresses: &addresses, proto: proto.as_deref(), host: host.as_deref() };
     let forwarded = Forwarded::rebuild(peer, admission::is_tls(session), &ctx.host, came, trusted);
     outgoing.insert_header("X-Forwarded-For", forwarded.addresses)?;
     outgoing.insert_header("X-Forwarded-Proto", forwarded.proto)?;
