@@ -4,7 +4,9 @@
 //! `cargo bench --bench rotate` starts a redis-server of its own, takes pairs of short runs in alternating
 //! order and prints both rates and their ratio. `PAIRS` and `CALLS` (per run) change how many.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
+// A bench panics to fail, and is told how long to run by the environment.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(clippy::disallowed_methods, clippy::cast_precision_loss)]
 
 use portcullis::clock::Timestamp;
 use portcullis::secret::Secret;
@@ -113,7 +115,7 @@ async fn rotate(store: &Arc<RedisStore>, sessions: &mut [Presented], calls: usiz
     let callers: Vec<_> = sessions
         .iter()
         .map(|session| {
-            let (store, mut session) = (Arc::clone(store), session.clone());
+            let (store, mut session) = (Arc::clone(store), *session);
             tokio::spawn(async move {
                 for _ in 0..calls / CONCURRENCY {
                     let rotation = store.rotate(&session).await.unwrap();
