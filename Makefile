@@ -7,7 +7,7 @@ help:
 	@echo "make test   install what the tests need, run everything"
 	@echo "make fuzz   fuzz every parser for FUZZ_SECONDS (20) each"
 	@echo "make bench  what a rotation costs beside Redis's own price for it"
-	@echo "make soak   the long forms of some tests, about a quarter of an hour"
+	@echo "make soak   the long forms of some tests, about half an hour"
 
 # The packages are Debian's. As root they are installed; otherwise the line to run is printed.
 build-tools:
