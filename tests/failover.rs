@@ -45,7 +45,8 @@ fn a_failover_that_loses_rotations_logs_nobody_out() {
         assert_eq!(next.session, tokens.session);
         assert_eq!(call(&one, &next.access), 200);
         assert_eq!(call(&two, &next.access), 200);
-        assert_eq!(refresh(&two, &next.refresh).status, 200);
+        // The other gateway may find the new primary a moment later.
+        refresh_after_the_outage(&two, &next.refresh);
     }
     let healed =
         |gateway: &Gateway| gateway.metric("portcullis_session_events_total", &[("event", "refresh_healed")]);
