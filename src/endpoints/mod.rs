@@ -28,7 +28,6 @@ use crate::session::throttle::Throttle;
 use crate::token::signer::Signer;
 use crate::token::verifier::Verifier;
 use bytes::Bytes;
-use cookie::CookieSettings;
 use event::{AuditAction, AuditEvent, Handled};
 use fault::{Fault, Refused};
 use http::{HeaderMap, Method, header};
@@ -161,14 +160,9 @@ impl Endpoints {
         Self { settings, parts }
     }
 
-    /// The refresh-token cookie, which the gateway keeps away from upstreams.
-    pub fn cookie(&self) -> &CookieSettings {
-        &self.settings.cookie
-    }
-
-    /// The endpoint at a canonical path; `None` if the path is not ours.
-    pub fn find(&self, path: &str) -> Option<Endpoint> {
-        find(self.settings.prefix.as_str(), path)
+    /// Where they lie, and what the cookie is called that the gateway keeps away from upstreams.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// Answers what needs no body: wrong path, method or media type, and preflights. `None`: read the body
@@ -243,7 +237,8 @@ impl Endpoints {
     }
 }
 
-fn find(prefix: &str, path: &str) -> Option<Endpoint> {
+/// The endpoint at a canonical path; `None` if the path is not ours.
+pub fn find(prefix: &str, path: &str) -> Option<Endpoint> {
     if path == KEYS_PATH {
         return Some(Endpoint::Keys);
     }

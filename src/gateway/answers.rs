@@ -4,7 +4,7 @@ use super::context::RequestContext;
 use super::cors::Cors;
 use super::respond::{self, SmallBody};
 use super::{Gateway, admission, denial};
-use crate::endpoints::{BODY_LIMIT, Body, Endpoint, EndpointRequest, Endpoints};
+use crate::endpoints::{BODY_LIMIT, Body, Endpoint, EndpointRequest};
 use crate::metrics::DecisionOutcome;
 use crate::policy::Denial;
 use crate::reason::Reason;
@@ -66,8 +66,10 @@ impl Gateway {
         session: &mut Session,
         ctx: &mut RequestContext,
         endpoint: Endpoint,
-        endpoints: &Endpoints,
     ) -> Result<bool> {
+        let Some(endpoints) = &self.endpoints else {
+            return self.refuse(session, ctx, &Denial::new(Reason::Internal)).await;
+        };
         ctx.endpoint = Some(endpoint.as_str());
         ctx.reason = Reason::Ok;
         let header = session.req_header().clone();

@@ -6,6 +6,7 @@ use super::snapshot::{ServedRoute, Snapshot};
 use crate::policy::Permit;
 use crate::policy::forward::Unforwardable;
 use crate::reason::Reason;
+use crate::token::claims::VerifiedClaims;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Instant;
@@ -28,6 +29,8 @@ pub struct RequestContext {
     /// Leave to forward. Nothing reaches an upstream without one.
     pub(super) permit: Option<Permit>,
     pub(super) reason: Reason,
+    /// Of a caller whose token was verified, whatever the policy makes of it.
+    pub(super) claims: Option<Arc<VerifiedClaims>>,
     /// Which claim fits no header, where that is the reason.
     pub(super) unforwardable: Option<Unforwardable>,
     /// The issuer of the token, where one is known.
@@ -55,6 +58,7 @@ impl RequestContext {
             endpoint: None,
             permit: None,
             reason: Reason::Internal,
+            claims: None,
             unforwardable: None,
             issuer: String::new(),
             status: None,

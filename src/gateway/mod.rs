@@ -5,6 +5,7 @@ mod answers;
 mod attempt;
 mod context;
 pub mod cors;
+mod decision;
 mod denial;
 pub mod engine;
 mod guard;
@@ -29,6 +30,7 @@ pub mod upstream;
 use crate::access_log::AccessLog;
 use crate::clock::Clock;
 use crate::endpoints::Endpoints;
+use crate::endpoints::settings::Settings;
 use crate::metrics::Metrics;
 use crate::policy::requirement::RevocationMode;
 use crate::reason::Reason;
@@ -74,6 +76,8 @@ impl OwnSessions {
 /// The proxy, as Pingora drives it.
 pub struct Gateway {
     snapshot: Arc<ArcSwap<Snapshot>>,
+    /// Where our own endpoints lie, and what their cookie is called.
+    own: Option<Settings>,
     endpoints: Option<Arc<Endpoints>>,
     sessions: Option<OwnSessions>,
     metrics: Metrics,
@@ -97,6 +101,7 @@ impl Gateway {
         let (endpoints, sessions) = sessions.unzip();
         Self {
             snapshot,
+            own: endpoints.as_ref().map(|endpoints| endpoints.settings().clone()),
             endpoints,
             sessions,
             endpoint_metrics: report::EndpointMetrics::new(&metrics),

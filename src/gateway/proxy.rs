@@ -2,17 +2,13 @@
 
 use super::attempt::Broken;
 use super::context::RequestContext;
+use super::decision::Verdict;
 use super::guard::Guarded;
-use super::rate::{By, Standing};
-use super::respond;
-use super::snapshot::{ServedRoute, Snapshot};
-use super::{Gateway, admission, cors, listener, outgoing, report, returned};
+use super::rate::Standing;
+use super::{Gateway, listener, outgoing, respond, returned};
 use crate::metrics::{CLIENT_GONE, DecisionOutcome};
-use crate::policy::forward::WhyUnforwardable;
-use crate::policy::{Caller, Decision, Denial, authorize};
+use crate::policy::Denial;
 use crate::reason::Reason;
-use crate::token::assertion::{Addressee, AssertionError};
-use crate::token::bearer::{self, Bearer};
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{Method, StatusCode};
@@ -20,7 +16,6 @@ use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
-use std::sync::Arc;
 
 #[async_trait]
 impl ProxyHttp for Gateway {
@@ -47,71 +42,8 @@ impl ProxyHttp for Gateway {
 
     /// Decides everything: the answer is written here, or the request has a permit.
     async fn request_filter(&self, session: &mut Session, ctx: &mut RequestContext) -> Result<bool> {
-        let path = match admission::admit(session, ctx) {
-            Ok(path) => path,
-            Err(reason) => return self.refuse(session, ctx, &Denial::new(reason)).await,
-        };
-        path.as_str().clone_into(&mut ctx.path);
-        let own = self.endpoints.as_ref().and_then(|own| Some((Arc::clone(own), own.find(path.as_str())?)));
-        if let Some((endpoints, endpoint)) = own {
-            return self.answer(session, ctx, endpoint, &endpoints).await;
-        }
-        let request = session.req_header();
-        let preflight = cors::preflight_method(&request.method, &request.headers)
-            .filter(admission::is_served)
-            .and_then(|asked| Some((ctx.snapshot.routes.find(&ctx.host, path.as_str(), &asked)?, asked)))
-            .and_then(|(served, asked)| Some((served.route.cors.clone()?, Arc::clone(served), asked)));
-        if let Some((cors, served, asked)) = preflight {
-            let allowed = path.check(served.route.allow_in_path);
-            ctx.route = Some(served);
-            return match allowed {
-                Ok(()) => self.answer_preflight(session, ctx, asked, &cors).await,
-                Err(_) => self.refuse(session, ctx, &Denial::new(Reason::BadPath)).await,
-            };
-        }
-        let Some(served) = ctx.snapshot.routes.find(&ctx.host, path.as_str(), &request.method).cloned()
-        else {
-            let reason = if path.is_plain() { Reason::NoRoute } else { Reason::BadPath };
-            return self.refuse(session, ctx, &Denial::new(reason)).await;
-        };
-        ctx.route = Some(Arc::clone(&served));
-        report::count_spoofed(session, ctx, &served);
-        if path.check(served.route.allow_in_path).is_err() {
-            return self.refuse(session, ctx, &Denial::new(Reason::BadPath)).await;
-        }
-        if !self.is_within_rate(ctx, &served, By::Address, None) {
-            return self.refuse(session, ctx, &Denial::new(Reason::RateLimited)).await;
-        }
-        if ctx.body_limit().zip(respond::content_length(session)).is_some_and(|(most, length)| length > most)
-        {
-            return self.refuse(session, ctx, &Denial::new(Reason::BodyTooLarge)).await;
-        }
-        let caller = self.caller(session, ctx, &served).await;
-        let mut decision = authorize(&served.route.requirement, &served.route.forward, caller);
-        if let Decision::Allow(permit) = &decision
-            && !self.is_within_rate(ctx, &served, By::Subject, permit.claims().map(Arc::as_ref))
-        {
-            decision = Decision::Deny(Denial::new(Reason::RateLimited));
-        }
-        if let Some(to) = &served.addressee {
-            decision = self.assert(decision, to, ctx, &served).await;
-        }
-        match decision {
-            Decision::Deny(denial) => self.refuse(session, ctx, &denial).await,
-            Decision::Allow(permit) => {
-                let (outcome, reason) = match permit.would_deny() {
-                    None => (DecisionOutcome::Allow, permit.reason()),
-                    Some(denial) => (DecisionOutcome::WouldDeny, denial.reason),
-                };
-                served.metrics.decided(&ctx.issuer, outcome, reason);
-                ctx.reason = reason;
-                ctx.unforwardable = permit.would_deny().and_then(|denial| denial.unforwardable.clone());
-                let claims = permit.claims().map(|claims| &**claims);
-                ctx.attempt.choose_by(served.upstream.draw(claims, ctx.client));
-                ctx.permit = Some(permit);
-                Ok(false)
-            }
-        }
+        let verdict = self.decide(session, ctx).await;
+        self.carry_out(verdict, session, ctx).await
     }
 
     /// Counts the body: one without a length is cut off at the limit.
@@ -152,7 +84,7 @@ impl ProxyHttp for Gateway {
         upstream_request: &mut RequestHeader,
         ctx: &mut RequestContext,
     ) -> Result<()> {
-        let cookies = self.endpoints.as_ref().map(|endpoints| endpoints.cookie());
+        let cookies = self.own.as_ref().map(|own| &own.cookie);
         outgoing::prepare(session, upstream_request, ctx, cookies)
     }
 
@@ -182,8 +114,8 @@ impl ProxyHttp for Gateway {
         if response.status == StatusCode::SWITCHING_PROTOCOLS {
             return Error::e_explain(ErrorType::HTTPStatus(502), "the upstream switched protocols unasked");
         }
-        if let Some(endpoints) = &self.endpoints {
-            returned::keep_own_cookies(response, endpoints.cookie())?;
+        if let Some(own) = &self.own {
+            returned::keep_own_cookies(response, &own.cookie)?;
         }
         returned::drop_hop_by_hop(response);
         if let Some(cors) = ctx.route.as_ref().and_then(|served| served.route.cors.as_ref()) {
@@ -292,65 +224,31 @@ impl ProxyHttp for Gateway {
 }
 
 impl Gateway {
-    /// Who calls: the token found and verified, and not known to be revoked. A public route never looks.
-    async fn caller(&self, session: &Session, ctx: &mut RequestContext, served: &ServedRoute) -> Caller {
-        use crate::policy::requirement::Mode;
-        let requirement = &served.route.requirement;
-        if requirement.mode == Mode::Public {
-            return Caller::Anonymous;
-        }
-        let token = match bearer::find(&session.req_header().headers, ctx.snapshot.limits.token_bytes) {
-            Bearer::Absent => return Caller::Anonymous,
-            Bearer::Malformed => return Caller::Refused(Reason::MalformedCredentials),
-            Bearer::TooLarge => return Caller::Refused(Reason::TokenTooLarge),
-            Bearer::Token(token) => token,
-        };
-        let snapshot: &Snapshot = &ctx.snapshot;
-        match snapshot.verifier.verify(token, self.clock.now()).await {
-            Err(refusal) => {
-                refusal.issuer.as_deref().unwrap_or_default().clone_into(&mut ctx.issuer);
-                Caller::Refused(refusal.reason)
-            }
-            Ok(claims) => {
-                claims.issuer().clone_into(&mut ctx.issuer);
-                if let (Some(reference), Some(sessions)) = (claims.session(), &self.sessions) {
-                    if let Err(reason) = sessions.check(requirement.revocation, reference).await {
-                        return Caller::Refused(reason);
-                    }
-                    sessions.confirmations.note(reference);
-                }
-                Caller::Verified(claims)
-            }
-        }
-    }
-
-    /// Adds the assertion to a permit that names a caller. Waits only for a slow signature that is not at hand.
-    async fn assert(
+    /// Writes the answer that was decided on, or leaves the request to be forwarded.
+    pub(super) async fn carry_out(
         &self,
-        decision: Decision,
-        to: &Addressee,
-        ctx: &RequestContext,
-        served: &ServedRoute,
-    ) -> Decision {
-        let Decision::Allow(permit) = decision else { return decision };
-        let Some(claims) = permit.claims() else { return Decision::Allow(permit) };
-        let broken = Decision::Deny(Denial::new(Reason::Internal));
-        let Some(assertions) = &ctx.snapshot.assertions else { return broken };
-        let now = self.clock.now();
-        let assertion = match assertions.at_hand(claims, to, now) {
-            Some(assertion) => Ok(assertion),
-            // Boxed, so that what few requests do makes no request's future larger.
-            None => match Box::pin(assertions.mint(claims, to, now)).await {
-                Ok(assertion) => Ok(assertion),
-                Err(AssertionError::AmbiguousScope) => Err(WhyUnforwardable::AmbiguousScope),
-                Err(error) => {
-                    tracing::error!(request = ctx.request_id, %error, "an assertion could not be made");
-                    return broken;
-                }
-            },
-        };
-        let Some(rule) = &served.route.forward.assertion else { return broken };
-        permit.asserting(&served.route.requirement, &served.route.forward, rule, assertion)
+        verdict: Verdict,
+        session: &mut Session,
+        ctx: &mut RequestContext,
+    ) -> Result<bool> {
+        match verdict {
+            Verdict::Endpoint(endpoint) => self.answer(session, ctx, endpoint).await,
+            Verdict::Preflight(asked, cors) => self.answer_preflight(session, ctx, asked, &cors).await,
+            Verdict::Refuse(denial) => self.refuse(session, ctx, &denial).await,
+            Verdict::Forward(served, permit) => {
+                let (outcome, reason) = match permit.would_deny() {
+                    None => (DecisionOutcome::Allow, permit.reason()),
+                    Some(denial) => (DecisionOutcome::WouldDeny, denial.reason),
+                };
+                served.metrics.decided(&ctx.issuer, outcome, reason);
+                ctx.reason = reason;
+                ctx.unforwardable = permit.would_deny().and_then(|denial| denial.unforwardable.clone());
+                let claims = permit.claims().map(|claims| &**claims);
+                ctx.attempt.choose_by(served.upstream.draw(claims, ctx.client));
+                ctx.permit = Some(permit);
+                Ok(false)
+            }
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use super::super::cookie::{CookieSettings, SameSite};
 use super::super::event::{AuditAction, Handled, SessionEvent};
 use super::super::origin::Origin;
 use super::super::settings::{DeliveryRule, Naming, Prefix, Settings};
-use super::super::{Body, EndpointRequest, Endpoints, Parts};
+use super::super::{Body, EndpointRequest, Endpoints, Parts, find};
 use crate::clock::{Clock, ManualClock, SystemClock, Timestamp, random_bytes};
 use crate::directory::file::{FileDirectory, UserRecord};
 use crate::directory::password::{PasswordPool, PoolSettings};
@@ -86,7 +86,8 @@ impl Rig {
 
     /// Sends a request and reads the answer.
     pub(super) async fn send(&self, call: Call) -> Answer {
-        let endpoint = self.endpoints.find(call.path).expect("a path of the endpoints");
+        let endpoint =
+            find(self.endpoints.settings().prefix.as_str(), call.path).expect("a path of the endpoints");
         let request = EndpointRequest {
             method: &call.method,
             headers: &call.headers,
