@@ -153,7 +153,7 @@ fn an_issuer_that_is_gone_for_its_whole_staleness_limit_costs_no_valid_request()
     let lasted = gone.elapsed();
     println!("{served} requests in the {lasted:?} after the issuer was gone, none refused");
     // The last answer may be older than the moment it was gone by one interval and a busy machine.
-    assert!(lasted + Duration::from_secs(1) > LIMIT && served > 100, "{served} served in {lasted:?}");
+    assert!(lasted + Duration::from_secs(2) > LIMIT && served > 100, "{served} served in {lasted:?}");
     assert_eq!((refused.status, refused.reason()), (503, "keys_unavailable".into()));
     assert!(refused.header("retry-after").is_some() && refused.header("www-authenticate").is_none());
     call(&gateway, &tokens[0]).expect(503);

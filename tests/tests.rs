@@ -11,6 +11,7 @@
 
 mod support;
 
+mod admin;
 mod assertions;
 mod attacks;
 mod battery;

@@ -12,9 +12,11 @@ use std::time::{Duration, Instant};
 const FEW: &str = "{ account_network: { burst: 4, every: 1h }, network: { burst: 1000, every: 1s }, \
                    account: { burst: 1000, every: 1s } }";
 
-fn pair(redis: &Redis, throttle: &str) -> [Gateway; 2] {
+/// Two gateways that give Redis this long before they count by themselves.
+fn pair(redis: &Redis, deadline: &str, throttle: &str) -> [Gateway; 2] {
     let keys = SharedKeys::new();
-    let sessions = Sessions::redis(&redis.url(), &keys).set("throttle", throttle);
+    let store = format!("url: \"{}\", timeout: {deadline}", redis.url());
+    let sessions = Sessions::redis_at(&store, &keys).set("throttle", throttle);
     let config = behind_a_proxy(sessions);
     [Gateway::start(&config), Gateway::start(&config)]
 }
@@ -41,7 +43,7 @@ fn from(gateway: &Gateway, client: &str, password: &str) -> u16 {
 #[test]
 fn two_gateways_on_one_redis_share_the_count_and_a_success_is_given_back() {
     let redis = Redis::start();
-    let [one, two] = pair(&redis, FEW);
+    let [one, two] = pair(&redis, "10s", FEW);
     for gateway in [&one, &two].repeat(5) {
         right(gateway).expect(200);
     }
@@ -62,7 +64,7 @@ fn two_gateways_on_one_redis_share_the_count_and_a_success_is_given_back() {
 #[test]
 fn while_redis_is_down_each_gateway_counts_and_nothing_waits_for_it() {
     let mut redis = Redis::start();
-    let [one, two] = pair(&redis, FEW);
+    let [one, two] = pair(&redis, "300ms", FEW);
     wrong(&one, "alice").expect(401);
     redis.stop();
     for gateway in [&one, &two] {
@@ -91,7 +93,7 @@ fn right_as(gateway: &Gateway, user: &str) -> Response {
 #[test]
 fn a_hanging_redis_delays_a_judgement_by_no_more_than_its_timeout() {
     let redis = Redis::start();
-    let [one, _two] = pair(&redis, FEW);
+    let [one, _two] = pair(&redis, "300ms", FEW);
     wrong(&one, "bob").expect(401);
     redis.pause();
     let mut took: Vec<Duration> = (0..3)
@@ -133,7 +135,7 @@ const USUAL: &str = "{ account_network: { burst: 5, every: 1h }, network: { burs
 #[test]
 fn strangers_from_thirty_networks_do_not_lock_the_owner_out() {
     let redis = Redis::start();
-    let [one, two] = pair(&redis, USUAL);
+    let [one, two] = pair(&redis, "10s", USUAL);
     strangers_do_not_lock_the_owner_out(&one, &two);
 }
 

@@ -11,6 +11,7 @@ mod users;
 mod watch;
 
 use crate::access_log::AccessLog;
+use crate::admin::revoke::Revoker;
 use crate::admin::{Admin, Part, PartState};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, ConfigErrors};
@@ -124,12 +125,17 @@ async fn serve(path: &Path, mut config: Config) -> Result<(), StartError> {
     let (stop_accepting, stopped) = tokio::sync::watch::channel(false);
     // The admin side answers to the very end, so that a balancer sees why nothing else does.
     let (_admin_stays, admin_stopped) = tokio::sync::watch::channel(false);
+    let own = sessions.as_ref().map(|sessions| sessions.serve(Arc::clone(workshop.cache())));
     if let Some(listener) = admin_listener {
-        let admin = admin(&metrics, &draining, sessions.as_ref(), &snapshot, &clock);
+        let revoker = own.as_ref().and_then(|(endpoints, _)| {
+            let token = config.admin.as_ref()?.token.clone()?;
+            let (endpoints, clock) = (Arc::clone(endpoints), Arc::clone(&clock));
+            Some(Revoker { token, endpoints, log: log.clone(), metrics: metrics.clone(), clock })
+        });
+        let admin = admin(&metrics, &draining, sessions.as_ref(), &snapshot, &clock, revoker);
         let connections = Connections::new(&config.server.limits, Arc::clone(&clock), None);
         tokio::spawn(listener::serve(listener, Arc::new(admin), Arc::new(connections), admin_stopped));
     }
-    let own = sessions.as_ref().map(|sessions| sessions.serve(Arc::clone(workshop.cache())));
     let shared = Arc::clone(&snapshot);
     let gateway =
         Gateway::new(shared, own, metrics.clone(), log.clone(), Arc::clone(&clock), Arc::clone(&draining));
@@ -182,6 +188,7 @@ fn admin(
     sessions: Option<&Sessions>,
     snapshot: &Arc<ArcSwap<Snapshot>>,
     clock: &Arc<dyn Clock>,
+    revoker: Option<Revoker>,
 ) -> Admin {
     let (draining, serving, now) = (Arc::clone(draining), Arc::clone(snapshot), Arc::clone(clock));
     let sessions_part = sessions.map(Sessions::part);
@@ -205,7 +212,7 @@ fn admin(
             gauges(metrics, now);
         }
     };
-    Admin::new(metrics.clone(), Box::new(parts), Box::new(before_scrape))
+    Admin::new(metrics.clone(), Box::new(parts), Box::new(before_scrape), revoker)
 }
 
 /// A panic is a bug: it is told and counted, and ends no more than its own task.

@@ -1,6 +1,7 @@
 //! The configuration file: [`Config::load`] is the only door, and it either gives settings in which nothing
 //! contradicts itself, or every error of the file.
 
+mod admin;
 mod cors;
 mod finding;
 mod forward;
@@ -171,7 +172,8 @@ fn config(root: &Value<'_>) -> Option<Config> {
     let names =
         |key: &str| -> Vec<&str> { fields.get(key).map(|value| value.keys().collect()).unwrap_or_default() };
     let server = server::server(fields.get("server").as_ref());
-    let admin = fields.get("admin").and_then(|value| server::admin(&value, &server));
+    let admin =
+        fields.get("admin").and_then(|value| admin::admin(&value, &server, fields.get("sessions").is_some()));
     let log = server::log(fields.get("log").as_ref());
     let issuers = fields.get("issuers").map(|value| issuers::issuers(&value)).unwrap_or_default();
     let sessions = fields.get("sessions").and_then(|value| sessions::sessions(&value, &server, &issuers));
@@ -388,7 +390,7 @@ mod tests {
                 assert!(shown, "{} is not in the reference", member(&path, key));
             }
         }
-        let later = ["forward_auth", "telemetry", "token_file", "http", "sql", "ldap"];
+        let later = ["forward_auth", "telemetry", "http", "sql", "ldap"];
         for key in later {
             let named =
                 |line: &&str| line.contains(&format!("# {key}:")) || line.contains(&format!("#   {key}:"));

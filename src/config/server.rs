@@ -1,17 +1,15 @@
-//! The sections `server`, `admin` and `log`.
+//! The sections `server` and `log`.
 
 use super::pem;
 use super::reader::Value;
 use crate::gateway::settings::{
-    AdminSettings, Limits, ListenerSettings, LogFormat, LogLevel, LogSettings, ServerSettings,
-    ShutdownSettings, TlsFiles,
+    Limits, ListenerSettings, LogFormat, LogLevel, LogSettings, ServerSettings, ShutdownSettings, TlsFiles,
 };
 use ipnet::IpNet;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 const DEFAULT_LISTENER: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8080);
-const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9090);
 
 const fn secs(secs: u64) -> Duration {
     Duration::from_secs(secs)
@@ -96,13 +94,13 @@ fn listeners(value: &Value<'_>) -> Vec<ListenerSettings> {
     listeners
 }
 
-fn address(value: &Value<'_>) -> Option<SocketAddr> {
+pub(super) fn address(value: &Value<'_>) -> Option<SocketAddr> {
     let mend = "write an IP address and a port, such as 127.0.0.1:8080 or [::]:8443";
     value.parsed("an address", mend, |text| text.parse().ok())
 }
 
 /// Whether binding both would fail; addresses of port 0 are never the same.
-fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+pub(super) fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
     let same_family = a.is_ipv4() == b.is_ipv4();
     a.port() == b.port()
         && a.port() != 0
@@ -191,25 +189,6 @@ pub(super) fn body_bytes(value: &Value<'_>, default: Option<u64>) -> Option<u64>
         value.warning("bodies of any size are let through", "set a limit, such as 10MiB");
     }
     (size > 0).then_some(size)
-}
-
-pub(super) fn admin(value: &Value<'_>, server: &ServerSettings) -> Option<AdminSettings> {
-    let fields = value.fields(&["address"], &["token_file"])?;
-    let Some(value) = fields.get("address") else { return Some(AdminSettings { address: DEFAULT_ADMIN }) };
-    let address = address(&value)?;
-    if server.listeners.iter().any(|listener| overlap(listener.address, address)) {
-        value.error(
-            format!("{address} is a listener for clients"),
-            "give the admin listener an address of its own, such as 127.0.0.1:9090",
-        );
-    }
-    if !address.ip().is_loopback() {
-        value.warning(
-            "metrics are open to everyone who reaches this address",
-            "use a loopback address, or close the port to all but the monitoring",
-        );
-    }
-    Some(AdminSettings { address })
 }
 
 pub(super) fn log(value: Option<&Value<'_>>) -> LogSettings {

@@ -2,6 +2,7 @@
 
 use crate::reply::Reply;
 use crate::session::id::SessionId;
+use serde_json::{Map, Value};
 use std::net::IpAddr;
 
 /// An endpoint's answer and what is to be counted and recorded of it.
@@ -102,6 +103,23 @@ pub struct AuditEvent {
     pub request_id: String,
 }
 
+impl AuditEvent {
+    /// The line's members.
+    pub fn line(&self) -> Map<String, Value> {
+        let mut line = Map::new();
+        line.insert("event".to_owned(), self.action.as_str().into());
+        line.insert("requestId".to_owned(), self.request_id.as_str().into());
+        line.insert("client".to_owned(), self.address.to_string().into());
+        if let Some(subject) = &self.subject {
+            line.insert("subject".to_owned(), subject.as_str().into());
+        }
+        if let Some(session) = &self.session {
+            line.insert("sessionId".to_owned(), session.to_string().into());
+        }
+        line
+    }
+}
+
 /// What an audit line is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AuditAction {
@@ -127,6 +145,8 @@ pub enum AuditAction {
     LogoutAll,
     /// A session was ended from the session list.
     SessionRemoved,
+    /// All sessions of a user were ended by a backend, on the admin listener.
+    UserRevoked,
 }
 
 impl AuditAction {
@@ -144,6 +164,7 @@ impl AuditAction {
             Self::LogoutQueued => "logout_queued",
             Self::LogoutAll => "logout_all",
             Self::SessionRemoved => "session_removed",
+            Self::UserRevoked => "user_revoked",
         }
     }
 }

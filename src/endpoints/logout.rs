@@ -7,7 +7,7 @@ use super::{Body, EndpointRequest, Endpoints, Refused};
 use crate::clock::Timestamp;
 use crate::reply::Reply;
 use crate::session::id::{SessionId, UserKey};
-use crate::session::store::{Delivery, EndReason};
+use crate::session::store::{Delivery, EndReason, StoreError};
 use http::header;
 use serde_json::json;
 
@@ -86,18 +86,36 @@ impl Endpoints {
                 (session.user, session.subject, session.id)
             }
         };
-        let mut revoked: u32 = 0;
-        for user in self.names_of(user, &subject) {
-            let ended = self.parts.store.end_all(user).await.map_err(|_| Fault::Unavailable)?;
-            self.parts.revocations.user_ended(user, ended.epoch, now);
-            revoked = revoked.saturating_add(ended.ended);
-        }
+        let revoked =
+            self.end_all(self.names_of(user, &subject), now).await.map_err(|_| Fault::Unavailable)?;
         let mut reply = Reply::json(200, &json!({ "revoked": revoked }));
         if cookie {
             reply = reply.with(header::SET_COOKIE, &self.settings.cookie.clear());
         }
         let audit = Self::audit(AuditAction::LogoutAll, request, Some(subject), Some(session));
         Ok(Handled { reply, event: Some(SessionEvent::LogoutAll), audit: Some(audit) })
+    }
+
+    /// Ends all sessions of a user because a backend says so, and says how many there were.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store did not record it: some may be ended, and the call can be repeated.
+    pub async fn revoke_user(&self, subject: &str) -> Result<u32, StoreError> {
+        self.end_all(self.parts.tokens.user_keys(subject), self.parts.clock.now()).await
+    }
+
+    async fn end_all(
+        &self,
+        names: impl IntoIterator<Item = UserKey>,
+        now: Timestamp,
+    ) -> Result<u32, StoreError> {
+        let mut revoked: u32 = 0;
+        for user in names {
+            let ended = self.parts.store.end_all(user).await?;
+            self.parts.revocations.user_ended(user, ended.epoch, now);
+            revoked = revoked.saturating_add(ended.ended);
+        }
+        Ok(revoked)
     }
 
     /// Every name the store may know a user by: `user`, and those under each secret that is accepted.

@@ -3,16 +3,13 @@
 use super::context::RequestContext;
 use super::headers;
 use super::path::CanonicalPath;
-use crate::clock::random_bytes;
+use super::request_id;
 use crate::reason::Reason;
 use http::{HeaderMap, HeaderValue, Method, Version, header};
 use pingora_core::protocols::http::v1::server::HttpSession as Http1Session;
 use pingora_proxy::Session;
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv6Addr};
-
-/// The longest request identifier taken over from a client.
-const REQUEST_ID_LENGTH: usize = 128;
 
 /// Checks what can be checked without a route and fills in what the request is known by.
 ///
@@ -44,10 +41,7 @@ pub(super) fn admit(session: &Session, ctx: &mut RequestContext) -> Result<Canon
 /// Who asks, and the identifier the answer and the log line carry.
 fn identify(session: &Session, ctx: &mut RequestContext) -> Result<(), Reason> {
     let headers = &session.req_header().headers;
-    ctx.request_id = match single(headers, "x-request-id").filter(|id| is_request_id(id)) {
-        Some(id) => id.to_owned(),
-        None => new_request_id()?,
-    };
+    ctx.request_id = request_id::of(headers).map_err(|_| Reason::Internal)?;
     let peer = peer(session).ok_or(Reason::Internal)?;
     let addresses: Vec<_> = values(headers, "x-forwarded-for").collect();
     let addresses = addresses.iter().map(|list| &**list);
@@ -84,19 +78,6 @@ fn single<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
         (Some(value), None) => value.to_str().ok(),
         _ => None,
     }
-}
-
-fn is_request_id(text: &str) -> bool {
-    let good = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b);
-    (1..=REQUEST_ID_LENGTH).contains(&text.len()) && text.bytes().all(good)
-}
-
-/// A new request identifier.
-pub(super) fn new_request_id() -> Result<String, Reason> {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
-    let bytes: [u8; 16] = random_bytes().map_err(|_| Reason::Internal)?;
-    let digit = |nibble: u8| HEX.get(usize::from(nibble)).copied().map_or('0', char::from);
-    Ok(bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect())
 }
 
 /// Methods are case-sensitive (RFC 9110 section 9.1) and none that is in use has small letters: `delete` is
@@ -288,15 +269,5 @@ mod tests {
         ] {
             assert_eq!(is_served(&method.parse().unwrap()), served, "{method}");
         }
-    }
-
-    #[test]
-    fn request_ids_are_taken_over_only_if_well_formed() {
-        assert!(is_request_id("0f-A_9.z"));
-        for bad in ["", "a b", "a\"b", "a\u{e9}", &"x".repeat(129)] {
-            assert!(!is_request_id(bad), "{bad:?}");
-        }
-        let made = new_request_id().unwrap();
-        assert!(is_request_id(&made) && made.len() == 32);
     }
 }

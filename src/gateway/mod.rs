@@ -17,6 +17,7 @@ mod proxy;
 mod proxy_protocol;
 pub mod rate;
 mod report;
+pub mod request_id;
 mod respond;
 mod returned;
 pub mod route;

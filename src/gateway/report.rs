@@ -93,18 +93,9 @@ impl Gateway {
         if let Some(event) = handled.event {
             self.metrics.session_event(event.as_str());
         }
-        let Some(audit) = &handled.audit else { return };
-        let mut line = Map::new();
-        line.insert("event".to_owned(), audit.action.as_str().into());
-        line.insert("requestId".to_owned(), audit.request_id.as_str().into());
-        line.insert("client".to_owned(), audit.address.to_string().into());
-        if let Some(subject) = &audit.subject {
-            line.insert("subject".to_owned(), subject.as_str().into());
+        if let Some(audit) = &handled.audit {
+            self.log.write("audit", self.clock.now(), audit.line());
         }
-        if let Some(session) = &audit.session {
-            line.insert("sessionId".to_owned(), session.to_string().into());
-        }
-        self.log.write("audit", self.clock.now(), line);
     }
 }
 

@@ -214,10 +214,12 @@ pub enum HostHeader {
 }
 
 /// The `admin` section: a listener of its own for metrics and health.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct AdminSettings {
     /// The address to bind; never a client listener's.
     pub address: SocketAddr,
+    /// What a backend shows to end a user's sessions; `None`: nobody can.
+    pub token: Option<Secret<String>>,
 }
 
 /// The `log` section.

@@ -1,8 +1,7 @@
 //! The answer to a request that is no HTTP/1 request: the engine refuses it before any phase runs, with an
 //! answer of its own, which is replaced by ours.
 
-use super::admission;
-use super::denial;
+use super::{denial, request_id};
 use crate::policy::Denial;
 use crate::reason::Reason;
 use http::header;
@@ -45,7 +44,7 @@ pub(super) fn is_refusal(written: &[u8]) -> bool {
 /// A whole answer, after which the connection ends; and its status.
 pub(super) fn answer(reason: Reason) -> (u16, Vec<u8>) {
     // Without randomness there is no identifier to give.
-    let request_id = admission::new_request_id().unwrap_or_default();
+    let request_id = request_id::new().unwrap_or_default();
     let reply = denial::reply(&Denial::new(reason), &request_id, false);
     let status = http::StatusCode::from_u16(reply.status).unwrap_or(http::StatusCode::BAD_REQUEST);
     let mut text = format!("HTTP/1.1 {} {}\r\n", status.as_str(), status.canonical_reason().unwrap_or(""));

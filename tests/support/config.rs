@@ -80,6 +80,12 @@ impl Config {
         self
     }
 
+    /// A key under `admin`.
+    pub(crate) fn admin(mut self, key: &str, value: &str) -> Self {
+        put(&mut self.admin, key, value.into());
+        self
+    }
+
     /// Further keys for the first listener (`http2: true`).
     pub(crate) fn listener(mut self, more: &str) -> Self {
         self.listeners[0] = format!(", {more}");
