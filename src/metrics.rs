@@ -61,6 +61,7 @@ struct Inner {
     store_errors: IntCounterVec,
     feed_age: Gauge,
     spoofed: IntCounterVec,
+    cut: IntCounterVec,
     connections: IntGauge,
     connections_refused: IntCounter,
     proxy_headers_missing: IntCounter,
@@ -143,6 +144,11 @@ impl Metrics {
                 "identity_header_spoof_total",
                 "Identity headers a client sent and the gateway removed.",
                 &["route"],
+            )?,
+            cut: counters(
+                "requests_cut_total",
+                "Requests and WebSockets ended before their time, by route and reason code.",
+                &["route", "reason"],
             )?,
             connections: gauge("connections", "Client connections open now.")?,
             connections_refused: counter(
@@ -325,6 +331,11 @@ impl RouteMetrics {
             }
         }
         resolve().inc();
+    }
+
+    /// A request was ended in the middle, for this reason.
+    pub fn cut(&self, reason: Reason) {
+        self.metrics.0.cut.with_label_values(&[self.name.as_str(), reason.as_str()]).inc();
     }
 
     /// A client sent this many identity headers.

@@ -127,7 +127,6 @@ fn route<'a>(
     let strip_prefix =
         fields.get("rewrite").and_then(|value| strip_prefix(&value, matched.as_ref().map(|(path, ..)| path)));
     let allow_in_path = fields.get("allow_in_path").map(|value| allowed_in_path(&value)).unwrap_or_default();
-    refuse_upgrade(fields);
     let cors = fields.get("cors").and_then(|value| cors::cors(&value));
     let rate_limit =
         fields.get("rate_limit").and_then(|value| rate_limit::rate_limit(&value, requirement.mode));
@@ -135,6 +134,10 @@ fn route<'a>(
     let body_bytes = limits
         .and_then(|limits| limits.get("body_bytes"))
         .map_or(around.body_bytes, |value| server::body_bytes(&value, around.body_bytes));
+    let upgrade = fields.get("upgrade").is_some_and(|value| {
+        let settings = upstream.and_then(|(_, settings)| settings);
+        upgrade(&value, settings, matched.as_ref().map_or(&[], |(.., methods)| methods))
+    });
     let timeouts = upstream.and_then(|(_, settings)| settings).map(|settings| settings.timeouts);
     let timeouts = match fields.get("timeouts") {
         Some(value) => {
@@ -155,6 +158,7 @@ fn route<'a>(
         allow_in_path,
         cors,
         rate_limit,
+        upgrade,
         body_bytes,
         timeouts,
     });
@@ -280,10 +284,20 @@ fn allowed_in_path(value: &Value<'_>) -> AllowedInPath {
     value.items("write a list such as [\"%2F\"]").iter().filter_map(allowed).collect()
 }
 
-fn refuse_upgrade(fields: &Fields<'_>) {
-    if let Some(value) = fields.get("upgrade")
-        && value.boolean() == Some(true)
-    {
-        value.error("true is not supported yet", "remove this key: WebSocket is not served");
+/// Whether the route has WebSocket connections: they begin with a GET over HTTP/1.1 (RFC 6455 section 4.1).
+fn upgrade(value: &Value<'_>, upstream: Option<&UpstreamSettings>, methods: &[Method]) -> bool {
+    if value.boolean() != Some(true) {
+        return false;
     }
+    if let Some(upstream) = upstream.filter(|upstream| upstream.http2) {
+        let what = format!("{} is spoken to over HTTP/2, where no WebSocket is opened", upstream.name);
+        value.error(what, "lead the route to an upstream without http2: true, or remove this key");
+    }
+    if !methods.is_empty() && !methods.contains(&Method::GET) {
+        value.error(
+            "no request of this route opens a WebSocket",
+            "add GET to match.methods, or remove this key",
+        );
+    }
+    true
 }

@@ -98,7 +98,7 @@ impl Gateway {
             endpoints.handle(endpoint, request, body).await
         };
         ctx.status = Some(handled.reply.status);
-        self.report(&handled);
+        self.reporter.report(&handled);
         respond::send(session, &handled.reply, &ctx.request_id).await.map_err(Error::into_down)?;
         Ok(true)
     }

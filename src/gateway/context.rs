@@ -1,12 +1,15 @@
 //! What one request carries through its phases.
 
 use super::attempt::Attempt;
+use super::lease::Lease;
 use super::rate::Standing;
+use super::report::Reporter;
 use super::snapshot::{ServedRoute, Snapshot};
 use crate::policy::Permit;
 use crate::policy::forward::Unforwardable;
 use crate::reason::Reason;
 use crate::token::claims::VerifiedClaims;
+use http::Method;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Instant;
@@ -42,10 +45,35 @@ pub struct RequestContext {
     pub(super) attempt: Attempt,
     /// Body bytes received so far.
     pub(super) body_bytes: u64,
+    /// How long it may go on.
+    pub(super) lease: Arc<Lease>,
+    /// Whether it asks for a WebSocket on a route that has some.
+    pub(super) upgrade: bool,
+    /// What is told of it if it ends without a word.
+    pub(super) untold: Untold,
+}
+
+/// What a request is told by that is dropped in the middle: at its lease's end, or by a panic.
+pub(super) struct Untold {
+    /// Whom to tell; nobody once it was told.
+    pub(super) reporter: Option<Arc<Reporter>>,
+    pub(super) method: Method,
+    /// The status the client was sent.
+    pub(super) status: Option<u16>,
+    /// Body bytes sent to the client.
+    pub(super) sent: u64,
+}
+
+impl Drop for RequestContext {
+    fn drop(&mut self) {
+        if let Some(reporter) = self.untold.reporter.take() {
+            reporter.dropped(self);
+        }
+    }
 }
 
 impl RequestContext {
-    pub(super) fn new(snapshot: Arc<Snapshot>) -> Self {
+    pub(super) fn new(snapshot: Arc<Snapshot>, reporter: Arc<Reporter>) -> Self {
         Self {
             started: Instant::now(),
             snapshot,
@@ -65,6 +93,9 @@ impl RequestContext {
             standing: None,
             attempt: Attempt::default(),
             body_bytes: 0,
+            lease: Lease::current(),
+            upgrade: false,
+            untold: Untold { reporter: Some(reporter), method: Method::GET, status: None, sent: 0 },
         }
     }
 

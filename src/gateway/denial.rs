@@ -55,6 +55,11 @@ pub(super) fn reply(denial: &Denial, request_id: &str, html_only: bool) -> Reply
     }
 }
 
+/// The status a request refused for this reason is answered with.
+pub(super) fn status(reason: Reason) -> u16 {
+    status_and_detail(reason).0
+}
+
 /// Fixed texts: nothing a client sent is ever repeated to it.
 fn status_and_detail(reason: Reason) -> (u16, &'static str) {
     match reason {

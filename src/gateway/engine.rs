@@ -1,10 +1,14 @@
 //! Pingora's proxy engine around the gateway, with everything it leaves open set.
 
 use super::Gateway;
+use super::lease;
 use super::settings::{Limits, Scheme, ServerSettings, UpstreamSettings};
-use pingora_core::apps::HttpServerOptions;
+use async_trait::async_trait;
+use pingora_core::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream};
 use pingora_core::connectors::ConnectorOptions;
+use pingora_core::protocols::http::ServerSession;
 use pingora_core::protocols::http::v2::server::{H2Options, default_h2_options};
+use pingora_core::server::ShutdownWatch;
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::tls::load_platform_certs_incl_env_into_store;
 use pingora_proxy::HttpProxy;
@@ -32,6 +36,32 @@ const NO_CERTIFICATES: &str = "/dev/null";
 )]
 pub struct NoRoots(String);
 
+/// The engine, and around each request the lease that bounds it.
+pub struct Engine(Arc<HttpProxy<Gateway>>);
+
+#[async_trait]
+impl HttpServerApp for Engine {
+    async fn process_new_http(
+        self: &Arc<Self>,
+        session: ServerSession,
+        shutdown: &ShutdownWatch,
+    ) -> Option<ReusedHttpStream> {
+        lease::hold(Arc::default(), self.0.process_new_http(session, shutdown)).await
+    }
+
+    fn h2_options(&self) -> Option<H2Options> {
+        self.0.h2_options()
+    }
+
+    fn server_options(&self) -> Option<&HttpServerOptions> {
+        self.0.server_options()
+    }
+
+    async fn http_cleanup(&self) {
+        self.0.http_cleanup().await;
+    }
+}
+
 /// Builds the engine.
 ///
 /// # Errors
@@ -40,7 +70,7 @@ pub fn engine(
     gateway: Gateway,
     server: &ServerSettings,
     upstreams: &[UpstreamSettings],
-) -> Result<HttpProxy<Gateway>, NoRoots> {
+) -> Result<Engine, NoRoots> {
     check_roots(upstreams)?;
     // Pingora reads the system's roots however little they are needed, and panics if it cannot.
     let ca_file = system_roots().is_err().then(|| NO_CERTIFICATES.to_owned());
@@ -55,7 +85,7 @@ pub fn engine(
     options.allow_connect_method_proxying = true;
     engine.server_options = Some(options);
     engine.h2_options = Some(h2_options(&server.limits));
-    Ok(engine)
+    Ok(Engine(Arc::new(engine)))
 }
 
 /// Checks that the system has roots, if these upstreams are verified against them.

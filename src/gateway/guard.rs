@@ -4,6 +4,7 @@
 use super::settings::Limits;
 use super::tcp::PREFACE;
 use super::unparsed::{self, Arrived};
+use super::websocket::Tunnel;
 use crate::metrics::Metrics;
 use async_trait::async_trait;
 use pingora_core::protocols::raw_connect::ProxyDigest;
@@ -17,7 +18,7 @@ use std::future::Future as _;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -70,21 +71,46 @@ enum Phase {
 
 /// The switch of a connection's deadlines; the request's phases flip it.
 #[derive(Debug)]
-pub(super) struct DeadlineSwitch(AtomicU8);
+pub(super) struct DeadlineSwitch {
+    phase: AtomicU8,
+    /// Whether the request became a WebSocket.
+    tunnel: AtomicBool,
+    /// Whether the request has to end although neither side wants it to.
+    ended: AtomicBool,
+}
 
 impl DeadlineSwitch {
+    fn new(phase: Phase) -> Self {
+        let no = || AtomicBool::new(false);
+        Self { phase: AtomicU8::new(phase as u8), tunnel: no(), ended: no() }
+    }
+
     /// The header block is complete.
     pub(super) fn disarm(&self) {
-        self.0.store(Phase::Off as u8, Ordering::Release);
+        self.set(Phase::Off);
     }
 
     /// The request is answered; the connection may idle.
     pub(super) fn idle(&self) {
-        self.0.store(Phase::Idle as u8, Ordering::Release);
+        self.set(Phase::Idle);
+    }
+
+    /// What is written from now on is a 101, and WebSocket frames after it.
+    pub(super) fn tunnel(&self) {
+        self.tunnel.store(true, Ordering::Release);
+    }
+
+    /// Ends the request: nothing more is read for it. A WebSocket is closed in good order.
+    pub(super) fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+    }
+
+    fn set(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Release);
     }
 
     fn get(&self) -> Phase {
-        match self.0.load(Ordering::Acquire) {
+        match self.phase.load(Ordering::Acquire) {
             0 => Phase::New,
             1 => Phase::Idle,
             2 => Phase::Header,
@@ -96,7 +122,9 @@ impl DeadlineSwitch {
 /// A connection, plain or TLS, that ends itself when a deadline passes.
 pub(super) struct Guarded {
     inner: Stream,
-    switch: DeadlineSwitch,
+    switch: Arc<DeadlineSwitch>,
+    /// What became of the connection after a 101.
+    tunnel: Option<Tunnel>,
     /// Whether the client began with the HTTP/2 preface.
     preface: bool,
     bounds: Arc<Bounds>,
@@ -117,7 +145,8 @@ impl Guarded {
         let phase = if http2 { Phase::Off } else { Phase::New };
         Self {
             inner,
-            switch: DeadlineSwitch(AtomicU8::new(phase as u8)),
+            switch: Arc::new(DeadlineSwitch::new(phase)),
+            tunnel: None,
             preface,
             bounds,
             timer: (Phase::New, Box::pin(tokio::time::sleep_until(deadline))),
@@ -128,7 +157,7 @@ impl Guarded {
     }
 
     /// The switch of the connection below a session, if it is one of ours. HTTP/2 streams have none.
-    pub(super) fn switch(stream: Option<&Stream>) -> Option<&DeadlineSwitch> {
+    pub(super) fn switch(stream: Option<&Stream>) -> Option<&Arc<DeadlineSwitch>> {
         stream.and_then(|stream| (**stream).as_any().downcast_ref::<Self>()).map(|guarded| &guarded.switch)
     }
 
@@ -147,7 +176,7 @@ impl Guarded {
             }
         }
         self.arrived.add(piece);
-        self.switch.0.store(Phase::Header as u8, Ordering::Release);
+        self.switch.set(Phase::Header);
     }
 
     /// Ready when the phase's deadline has passed.
@@ -198,6 +227,46 @@ impl Guarded {
         }
         self.written(Poll::Ready(Ok(buf.len())), cx)
     }
+
+    /// Writes frames of a WebSocket. Once its end has come, only what is left of a frame that is half sent.
+    fn poll_frames(
+        &mut self,
+        mut tunnel: Tunnel,
+        buf: &[u8],
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        let ended = self.switch.ended.load(Ordering::Acquire);
+        let most = if ended { tunnel.owed(buf) } else { buf.len() };
+        let result = match buf.get(..most) {
+            Some(piece) if most > 0 => Pin::new(&mut self.inner).poll_write(cx, piece),
+            // What the upstream says after the end is heard by nobody.
+            _ => Poll::Ready(Ok(buf.len())),
+        };
+        if let (Poll::Ready(Ok(count)), true) = (&result, most > 0) {
+            tunnel.sent(buf.get(..*count).unwrap_or_default());
+        }
+        self.tunnel = Some(tunnel);
+        self.written(result, cx)
+    }
+
+    /// Reads nothing for a request that has ended. A WebSocket's client is told why, and then waited for: closing
+    /// a socket with unread input resets it, and the client may lose what it was told.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(tunnel) = &mut self.tunnel else {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the token has ended")));
+        };
+        if let Poll::Ready(Err(error)) = tunnel.poll_farewell(&mut self.inner, cx) {
+            return Poll::Ready(Err(error));
+        }
+        let mut unheard = [0; 1024];
+        loop {
+            let mut unheard = ReadBuf::new(&mut unheard);
+            ready!(Pin::new(&mut self.inner).poll_read(cx, &mut unheard))?;
+            if unheard.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
 }
 
 impl AsyncRead for Guarded {
@@ -206,6 +275,9 @@ impl AsyncRead for Guarded {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.switch.ended.load(Ordering::Acquire) {
+            return self.poll_end(cx);
+        }
         let before = buf.filled().len();
         let phase = self.switch.get();
         match Pin::new(&mut self.inner).poll_read(cx, buf) {
@@ -230,6 +302,10 @@ impl AsyncWrite for Guarded {
         if self.refusal.is_some() || (self.switch.get() != Phase::Off && unparsed::is_refusal(buf)) {
             return self.poll_refusal(buf, cx);
         }
+        if self.switch.tunnel.load(Ordering::Acquire) {
+            let tunnel = self.tunnel.take().unwrap_or_default();
+            return self.poll_frames(tunnel, buf, cx);
+        }
         let result = Pin::new(&mut self.inner).poll_write(cx, buf);
         self.written(result, cx)
     }
@@ -249,6 +325,10 @@ impl AsyncWrite for Guarded {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if self.switch.tunnel.load(Ordering::Acquire) {
+            let first = bufs.iter().find(|buf| !buf.is_empty());
+            return self.poll_write(cx, first.map_or(&[][..], |buf| buf));
+        }
         let result = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
         self.written(result, cx)
     }

@@ -10,6 +10,7 @@ mod denial;
 pub mod engine;
 mod guard;
 pub mod headers;
+mod lease;
 pub mod listener;
 mod outgoing;
 pub mod path;
@@ -25,8 +26,10 @@ pub mod settings;
 pub mod snapshot;
 mod tcp;
 mod tls;
+mod turns;
 mod unparsed;
 pub mod upstream;
+mod websocket;
 
 use crate::access_log::AccessLog;
 use crate::clock::Clock;
@@ -39,6 +42,7 @@ use crate::session::id::SessionRef;
 use crate::session::revocation::{Confirmations, Revocations};
 use crate::session::store::SessionStore;
 use arc_swap::ArcSwap;
+use report::Reporter;
 use snapshot::Snapshot;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -81,9 +85,7 @@ pub struct Gateway {
     own: Option<Settings>,
     endpoints: Option<Arc<Endpoints>>,
     sessions: Option<OwnSessions>,
-    metrics: Metrics,
-    endpoint_metrics: report::EndpointMetrics,
-    log: AccessLog,
+    reporter: Arc<Reporter>,
     clock: Arc<dyn Clock>,
     counters: rate::Counters,
     draining: Arc<AtomicBool>,
@@ -105,9 +107,7 @@ impl Gateway {
             own: endpoints.as_ref().map(|endpoints| endpoints.settings().clone()),
             endpoints,
             sessions,
-            endpoint_metrics: report::EndpointMetrics::new(&metrics),
-            metrics,
-            log,
+            reporter: Arc::new(Reporter::new(metrics, log, Arc::clone(&clock))),
             clock,
             counters: rate::Counters::new(),
             draining,

@@ -5,8 +5,8 @@ use super::context::RequestContext;
 use super::decision::Verdict;
 use super::guard::Guarded;
 use super::rate::Standing;
-use super::{Gateway, listener, outgoing, respond, returned};
-use crate::metrics::{CLIENT_GONE, DecisionOutcome};
+use super::{Gateway, listener, outgoing, respond, returned, turns, websocket};
+use crate::metrics::DecisionOutcome;
 use crate::policy::Denial;
 use crate::reason::Reason;
 use async_trait::async_trait;
@@ -16,13 +16,15 @@ use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
+use std::sync::Arc;
+use std::time::Duration;
 
 #[async_trait]
 impl ProxyHttp for Gateway {
     type CTX = RequestContext;
 
     fn new_ctx(&self) -> RequestContext {
-        RequestContext::new(self.snapshot.load_full())
+        RequestContext::new(self.snapshot.load_full(), Arc::clone(&self.reporter))
     }
 
     /// The header is complete: the connection's deadline rests, and the body gets its own.
@@ -30,6 +32,7 @@ impl ProxyHttp for Gateway {
         if let Some(switch) = Guarded::switch(session.stream()) {
             switch.disarm();
         }
+        ctx.untold.method = session.req_header().method.clone();
         let limits = &ctx.snapshot.limits;
         session.set_read_timeout(Some(limits.body_timeout));
         session.set_write_timeout(Some(limits.body_timeout));
@@ -49,14 +52,15 @@ impl ProxyHttp for Gateway {
     /// Counts the body: one without a length is cut off at the limit.
     async fn request_body_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         body: &mut Option<Bytes>,
         _end: bool,
         ctx: &mut RequestContext,
     ) -> Result<()> {
         ctx.body_bytes += body.as_ref().map_or(0, |piece| piece.len() as u64);
         match ctx.body_limit() {
-            Some(most) if ctx.body_bytes > most => {
+            // A WebSocket has no length.
+            Some(most) if ctx.body_bytes > most && !session.was_upgraded() => {
                 Error::e_explain(ErrorType::HTTPStatus(413), "the body is too large")
             }
             _ => Ok(()),
@@ -70,7 +74,12 @@ impl ProxyHttp for Gateway {
         let Some(target) = ctx.attempt.next(&served.upstream) else {
             return Error::e_explain(ErrorType::HTTPStatus(502), "no address of the upstream is known");
         };
-        let peer = served.upstream.peer(&target, &served.route.timeouts);
+        let timeouts = &served.route.timeouts;
+        let mut peer = served.upstream.peer(&target, timeouts);
+        if ctx.upgrade {
+            turns::take(&mut peer);
+        }
+        ctx.lease.expect_answer(timeouts.connect + timeouts.read);
         // A further attempt sends the body from its beginning.
         ctx.body_bytes = 0;
         Ok(Box::new(peer))
@@ -88,15 +97,16 @@ impl ProxyHttp for Gateway {
         outgoing::prepare(session, upstream_request, ctx, cookies)
     }
 
-    /// An upstream may not switch protocols: no request that leaves here asks for it, and what follows a 101 is
-    /// no HTTP (RFC 9110 section 15.2.2).
+    /// An upstream may switch to WebSocket if it was asked to, and to nothing else: what follows a 101 is no HTTP
+    /// (RFC 9110 section 15.2.2).
     async fn upstream_response_filter(
         &self,
         _session: &mut Session,
         response: &mut ResponseHeader,
-        _ctx: &mut RequestContext,
+        ctx: &mut RequestContext,
     ) -> Result<()> {
-        if response.status == http::StatusCode::SWITCHING_PROTOCOLS {
+        let switches = response.status == StatusCode::SWITCHING_PROTOCOLS;
+        if switches && !(ctx.upgrade && websocket::is_accepted(response)) {
             let mut error =
                 Error::explain(ErrorType::InvalidHTTPHeader, "the upstream switched protocols unasked");
             error.as_up();
@@ -111,9 +121,6 @@ impl ProxyHttp for Gateway {
         response: &mut ResponseHeader,
         ctx: &mut RequestContext,
     ) -> Result<()> {
-        if response.status == StatusCode::SWITCHING_PROTOCOLS {
-            return Error::e_explain(ErrorType::HTTPStatus(502), "the upstream switched protocols unasked");
-        }
         if let Some(own) = &self.own {
             returned::keep_own_cookies(response, &own.cookie)?;
         }
@@ -121,16 +128,30 @@ impl ProxyHttp for Gateway {
         if let Some(cors) = ctx.route.as_ref().and_then(|served| served.route.cors.as_ref()) {
             returned::replace_cors(response, cors, &session.req_header().headers)?;
         }
-        if response.status.is_informational() {
+        if response.status == StatusCode::SWITCHING_PROTOCOLS {
+            websocket::open(session, response, &ctx.lease)?;
+        } else if response.status.is_informational() {
             return Ok(());
         }
         for (name, value) in ctx.standing.iter().flat_map(Standing::fields) {
             response.append_header(respond::spelled(&name), value)?;
         }
+        ctx.untold.status = Some(response.status.as_u16());
         if let Some(served) = &ctx.route {
             ctx.attempt.answer(&served.upstream);
         }
         response.insert_header("X-Request-Id", &ctx.request_id)
+    }
+
+    fn response_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        _end: bool,
+        ctx: &mut RequestContext,
+    ) -> Result<Option<Duration>> {
+        ctx.untold.sent += body.as_ref().map_or(0, |piece| piece.len() as u64);
+        Ok(None)
     }
 
     fn fail_to_connect(
@@ -172,7 +193,7 @@ impl ProxyHttp for Gateway {
         error: &Error,
         ctx: &mut RequestContext,
     ) -> FailToProxy {
-        let Some(mut reason) = failure(error) else {
+        let Some(mut reason) = ctx.lease.ended().or_else(|| failure(error)) else {
             // The client is gone; nobody is left to answer.
             return FailToProxy { error_code: 0, can_reuse_downstream: false };
         };
@@ -194,22 +215,7 @@ impl ProxyHttp for Gateway {
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut RequestContext) {
-        let took = ctx.started.elapsed();
-        let written = session.response_written().filter(|response| !response.status.is_informational());
-        let code = written.map_or(CLIENT_GONE, |response| response.status.as_u16());
-        match (&ctx.route, ctx.endpoint) {
-            (Some(served), _) => served.metrics.answered(code, took),
-            (None, Some(endpoint)) => {
-                if let Some(metrics) = self.endpoint_metrics.get(endpoint) {
-                    metrics.answered(code, took);
-                }
-            }
-            (None, None) => ctx.snapshot.unrouted.answered(code, took),
-        }
-        if let (Some(served), Some(answered)) = (&ctx.route, ctx.attempt.answered) {
-            served.upstream.metrics().answered(answered);
-        }
-        self.log_request(session, ctx, code, took);
+        self.reporter.ended(session, ctx);
         // A whole answer was sent, by us or by an upstream that did not wait for the body.
         if ctx.status.is_some() || error.is_none() {
             respond::drop_rest(session).await;
@@ -245,6 +251,8 @@ impl Gateway {
                 ctx.unforwardable = permit.would_deny().and_then(|denial| denial.unforwardable.clone());
                 let claims = permit.claims().map(|claims| &**claims);
                 ctx.attempt.choose_by(served.upstream.draw(claims, ctx.client));
+                ctx.upgrade = served.route.upgrade && websocket::is_handshake(session.req_header());
+                self.bound(session, ctx, &served, &permit);
                 ctx.permit = Some(permit);
                 Ok(false)
             }

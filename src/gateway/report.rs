@@ -1,14 +1,19 @@
 //! What is said about a request afterwards: its log line, its metrics, the audit line of a session event.
 
-use super::Gateway;
 use super::context::RequestContext;
+use super::denial;
 use super::outgoing;
 use super::snapshot::ServedRoute;
+use crate::access_log::AccessLog;
+use crate::clock::Clock;
 use crate::endpoints::Endpoint;
 use crate::endpoints::event::Handled;
-use crate::metrics::{Metrics, RouteMetrics};
+use crate::metrics::{CLIENT_GONE, Metrics, RouteMetrics};
+use crate::reason::Reason;
+use http::{Method, StatusCode};
 use pingora_proxy::Session;
 use serde_json::{Map, Value};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The metrics of our own endpoints, one set each; their label is `auth:` and the endpoint's name.
@@ -47,23 +52,85 @@ pub(super) fn count_spoofed(session: &Session, ctx: &RequestContext, served: &Se
     }
 }
 
-impl Gateway {
+/// Tells what happened, wherever it is told: metrics, access log, audit lines.
+pub(super) struct Reporter {
+    metrics: Metrics,
+    endpoints: EndpointMetrics,
+    log: AccessLog,
+    clock: Arc<dyn Clock>,
+}
+
+impl Reporter {
+    pub(super) fn new(metrics: Metrics, log: AccessLog, clock: Arc<dyn Clock>) -> Self {
+        Self { endpoints: EndpointMetrics::new(&metrics), metrics, log, clock }
+    }
+
+    /// A request has ended.
+    pub(super) fn ended(&self, session: &Session, ctx: &mut RequestContext) {
+        ctx.untold.reporter = None;
+        let request = session.req_header();
+        let written = session.response_written().filter(|response| is_final(response.status));
+        let code = written.map_or(CLIENT_GONE, |response| response.status.as_u16());
+        let path = if ctx.path.is_empty() { request.uri.path() } else { &ctx.path };
+        let path = path.to_owned();
+        self.tell(ctx, &request.method, &path, code, session.body_bytes_sent() as u64);
+    }
+
+    /// A request was dropped in the middle.
+    pub(super) fn dropped(&self, ctx: &mut RequestContext) {
+        if std::thread::panicking() {
+            ctx.reason = Reason::Internal;
+        }
+        let meant = if std::thread::panicking() { Some(Reason::Internal) } else { ctx.lease.ended() };
+        let code = ctx.untold.status.or_else(|| Some(denial::status(meant?))).unwrap_or(CLIENT_GONE);
+        let (method, path) = (ctx.untold.method.clone(), ctx.path.clone());
+        self.tell(ctx, &method, &path, code, ctx.untold.sent);
+    }
+
+    fn tell(&self, ctx: &mut RequestContext, method: &Method, path: &str, code: u16, sent: u64) {
+        let took = ctx.started.elapsed();
+        match (&ctx.route, ctx.endpoint) {
+            (Some(served), _) => served.metrics.answered(code, took),
+            (None, Some(endpoint)) => {
+                if let Some(metrics) = self.endpoints.get(endpoint) {
+                    metrics.answered(code, took);
+                }
+            }
+            (None, None) => ctx.snapshot.unrouted.answered(code, took),
+        }
+        if let (Some(served), Some(answered)) = (&ctx.route, ctx.attempt.answered) {
+            served.upstream.metrics().answered(answered);
+        }
+        if let (Some(served), Some(reason)) = (&ctx.route, ctx.lease.ended()) {
+            ctx.reason = reason;
+            served.metrics.cut(reason);
+        }
+        self.log_request(ctx, method, path, code, took, sent);
+    }
+
     /// One line in the access log.
-    pub(super) fn log_request(&self, session: &Session, ctx: &RequestContext, code: u16, took: Duration) {
+    fn log_request(
+        &self,
+        ctx: &RequestContext,
+        method: &Method,
+        path: &str,
+        code: u16,
+        took: Duration,
+        sent: u64,
+    ) {
         if !self.log.wants_requests() {
             return;
         }
-        let request = session.req_header();
         let mut line = Map::new();
         let mut put = |name: &str, value: Value| {
             line.insert(name.to_owned(), value);
         };
         put("requestId", ctx.request_id.as_str().into());
         put("client", ctx.client.to_string().into());
-        put("method", request.method.as_str().into());
+        put("method", method.as_str().into());
         put("host", ctx.host.as_str().into());
         // Never the query: people put tokens there.
-        put("path", if ctx.path.is_empty() { request.uri.path() } else { &ctx.path }.into());
+        put("path", path.into());
         put("route", ctx.label().into());
         put("status", code.into());
         put("reason", ctx.reason.as_str().into());
@@ -71,7 +138,7 @@ impl Gateway {
             put("detail", unforwardable.to_string().into());
         }
         put("durationMs", milliseconds(took));
-        put("bytesSent", session.body_bytes_sent().into());
+        put("bytesSent", sent.into());
         if !ctx.issuer.is_empty() {
             put("issuer", ctx.issuer.as_str().into());
         }
@@ -97,6 +164,11 @@ impl Gateway {
             self.log.write("audit", self.clock.now(), audit.line());
         }
     }
+}
+
+/// Whether a response with this status is the last one: 101 is, although its number says otherwise.
+fn is_final(status: StatusCode) -> bool {
+    !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS
 }
 
 fn milliseconds(time: Duration) -> Value {

@@ -29,6 +29,8 @@ pub struct Route {
     pub cors: Option<Cors>,
     /// How often one caller may use it; `None`: as often as it likes.
     pub rate_limit: Option<RateLimit>,
+    /// Whether a request may become a WebSocket.
+    pub upgrade: bool,
     /// Bytes of a request body, 413 beyond; `None` is no limit.
     pub body_bytes: Option<u64>,
     /// Timeouts towards the upstream.

@@ -2,6 +2,7 @@
 
 use super::proxy_protocol::{self, Parsed};
 use async_trait::async_trait;
+use pingora_core::protocols::l4::ext::{TcpKeepalive, set_tcp_keepalive};
 use pingora_core::protocols::l4::socket::SocketAddr as PeerAddress;
 use pingora_core::protocols::raw_connect::ProxyDigest;
 use pingora_core::protocols::{
@@ -15,7 +16,7 @@ use std::os::fd::AsRawFd as _;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -28,6 +29,16 @@ const PROXY_HEADER: usize = 256;
 /// What an HTTP/2 client sends first (RFC 9113 section 3.4).
 pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+/// How TCP finds out that the other side of a quiet connection is gone.
+pub(super) fn keepalive() -> TcpKeepalive {
+    TcpKeepalive {
+        idle: Duration::from_secs(60),
+        interval: Duration::from_secs(15),
+        count: 4,
+        user_timeout: Duration::ZERO,
+    }
+}
+
 /// A TCP connection.
 pub(super) struct TcpIo {
     tcp: BufWriter<TcpStream>,
@@ -39,6 +50,8 @@ pub(super) struct TcpIo {
 
 impl TcpIo {
     pub(super) fn new(tcp: TcpStream, peer: SocketAddr, established: SystemTime) -> Self {
+        // Without it a client that vanished from a quiet stream would keep its place; it is no reason to refuse.
+        let _ = set_tcp_keepalive(&tcp, &keepalive());
         Self {
             digest: digest(&tcp, peer),
             tcp: BufWriter::with_capacity(WRITE_BUFFER, tcp),

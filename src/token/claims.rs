@@ -48,6 +48,8 @@ pub struct VerifiedClaims {
     pub(super) scopes: Vec<String>,
     pub(super) roles: Vec<String>,
     pub(super) expires: Timestamp,
+    /// When it is no longer accepted: `exp` with the issuer's leeway.
+    pub(super) good_until: Timestamp,
     pub(super) session: Option<SessionRef>,
     /// The SHA-256 of the token.
     pub(super) token: TokenHash,
@@ -79,6 +81,7 @@ impl VerifiedClaims {
             subject,
             audiences,
             expires,
+            good_until: expires,
             session: None,
             token: TokenHash::default(),
         })
@@ -124,6 +127,11 @@ impl VerifiedClaims {
         self.expires
     }
 
+    /// When the token is no longer accepted: `exp` with the issuer's leeway.
+    pub fn good_until(&self) -> Timestamp {
+        self.good_until
+    }
+
     /// The session an own token belongs to; `None` for other issuers.
     pub fn session(&self) -> Option<&SessionRef> {
         self.session.as_ref()
@@ -154,6 +162,7 @@ impl VerifiedClaims {
             scopes: words("scope"),
             roles: words("roles"),
             expires: Timestamp::MAX,
+            good_until: Timestamp::MAX,
             session: None,
             token: TokenHash::default(),
         }

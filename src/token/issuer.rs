@@ -203,11 +203,6 @@ impl Issuer {
         }
     }
 
-    /// Whether a token is expired for this issuer.
-    pub(super) fn is_past(&self, expires: Timestamp, now: Timestamp) -> bool {
-        expires.plus(self.late) <= now
-    }
-
     /// Everything that can be checked without a key.
     pub(super) fn examine(&self, jws: &Jws<'_>, now: Timestamp) -> Result<Registered, Reason> {
         if !self.algorithms.contains(&jws.header.algorithm) {
@@ -264,6 +259,7 @@ impl Issuer {
             subject,
             audiences,
             expires,
+            good_until: expires.plus(self.late),
             session,
             token,
         })

@@ -130,7 +130,7 @@ impl Verifier {
         };
         (issuer.is_own || !only_own)
             && issuer.generation(now) == Some(entry.generation)
-            && !issuer.is_past(entry.claims.expires, now)
+            && now < entry.claims.good_until
     }
 
     /// Everything that can be checked without a key.

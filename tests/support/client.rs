@@ -332,6 +332,19 @@ impl Connection {
     }
 }
 
+/// What is received, as far as there is any: frames of a WebSocket are read one by one.
+impl Read for Connection {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        if self.buffer.is_empty() {
+            self.more(Instant::now() + self.patience)?;
+        }
+        let count = out.len().min(self.buffer.len());
+        out[..count].copy_from_slice(&self.buffer[..count]);
+        self.buffer.drain(..count);
+        Ok(count)
+    }
+}
+
 fn is_end(why: &io::Error) -> bool {
     matches!(
         why.kind(),

@@ -6,6 +6,7 @@ pub(crate) mod folder;
 pub(crate) mod frames;
 pub(crate) mod gateway;
 pub(crate) mod http2;
+pub(crate) mod http2_client;
 pub(crate) mod http2_upstream;
 pub(crate) mod http_server;
 pub(crate) mod issuer;
@@ -19,6 +20,7 @@ pub(crate) mod relay;
 pub(crate) mod site;
 pub(crate) mod tls;
 pub(crate) mod token;
+pub(crate) mod tunnel;
 pub(crate) mod upstream;
 pub(crate) mod wait;
 
