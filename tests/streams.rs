@@ -1,5 +1,6 @@
 //! Long answers and long uploads end with the token they were asked for, over HTTP/1.1 and HTTP/2.
 
+use crate::support::config::cheap_users;
 use crate::support::http2_client::Http2Client;
 use crate::support::person::{login, login_as, logout};
 use crate::support::tunnel::Tunnels;
@@ -34,7 +35,8 @@ fn config(upstream: &Tunnels, more: &str) -> Config {
 }
 
 fn with_sessions(upstream: &Tunnels) -> Gateway {
-    Gateway::start(&config(upstream, "").sessions(Sessions::embedded()))
+    let users = cheap_users(&["alice", "bob"]);
+    Gateway::start(&config(upstream, "").sessions(Sessions::embedded()).file("users.yaml", users))
 }
 
 /// Begins to read an answer that has no end of its own.

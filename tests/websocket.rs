@@ -1,5 +1,6 @@
 //! WebSocket connections: only where a route says so, with a token, and no longer than the token.
 
+use crate::support::config::cheap_users;
 use crate::support::person::{Tokens, login, login_as, login_request, logout, refresh};
 use crate::support::tls::Authority;
 use crate::support::tunnel::{
@@ -24,9 +25,11 @@ fn route(more: &str) -> String {
     format!("{{ name: ws, match: {{ path: /ws }}, upstream: app, upgrade: true{more} }}")
 }
 
-/// With a short grace, so that a replay is found out soon.
-fn sessions() -> Sessions {
-    Sessions::embedded().set("refresh_token", "{ grace: 0s, coalesce: 0s, lost_response: 0s }")
+/// With people who can log in, and a short grace, so that a replay is found out soon.
+fn with_sessions(config: Config) -> Config {
+    let sessions =
+        Sessions::embedded().set("refresh_token", "{ grace: 0s, coalesce: 0s, lost_response: 0s }");
+    config.sessions(sessions).file("users.yaml", cheap_users(&["alice", "bob"]))
 }
 
 /// Says a text and hears it again.
@@ -162,7 +165,7 @@ type End = fn(&Gateway, &Tokens);
 #[test]
 fn a_websocket_is_closed_with_1008_when_its_session_ends() {
     let upstream = Tunnels::echoing();
-    let gateway = Gateway::start(&config(&upstream).sessions(sessions()).route(&route("")));
+    let gateway = Gateway::start(&with_sessions(config(&upstream)).route(&route("")));
     let address = gateway.address();
     let ends: [(&str, End); 3] = [
         ("logout", |gateway, tokens| drop(logout(gateway, &tokens.refresh).expect(204))),
@@ -201,7 +204,7 @@ fn a_goodbye_never_cuts_into_a_frame() {
         wire.get_mut().write_all(&frame(TEXT, b"after the end"))?;
         wire.read_to_end(&mut Vec::new()).map(drop)
     });
-    let gateway = Gateway::start(&config(&upstream).sessions(sessions()).route(&route("")));
+    let gateway = Gateway::start(&with_sessions(config(&upstream)).route(&route("")));
     let address = gateway.address();
     let begun = || {
         let tokens = login(&gateway);
@@ -241,7 +244,7 @@ fn what_a_client_says_after_its_session_ended_is_not_passed_on() {
             let _ = heard.send(read_frame(&mut wire)?.1);
         }
     });
-    let gateway = Gateway::start(&config(&upstream).sessions(sessions()).route(&route("")));
+    let gateway = Gateway::start(&with_sessions(config(&upstream)).route(&route("")));
     let tokens = login(&gateway);
     let mut client = open(&gateway.address(), &handshake("/ws").bearer(&tokens.access));
     client.send(masked(TEXT, b"before")).unwrap();
@@ -302,11 +305,10 @@ fn over_tls_a_websocket_ends_in_good_order_too() {
     let (upstream, authority) = (Tunnels::echoing(), Authority::new());
     let shown = authority.identity(&["gate.example.test"]);
     let gateway = Gateway::start(
-        &config(&upstream)
+        &with_sessions(config(&upstream))
             .listener("tls: { certificate: cert.pem, private_key: key.pem }, http2: true")
             .file("cert.pem", shown.certificate_pem.clone())
             .file("key.pem", shown.key_pem.clone())
-            .sessions(sessions())
             .route(&route("")),
     );
     let connect = || authority.connect(&gateway.address(), "gate.example.test").expect("a TLS connection");
