@@ -35,6 +35,33 @@ pub fn is_exact(number: &Number) -> bool {
     number.is_u64() || number.is_i64() || number.as_f64().is_some_and(|number| number.abs() < LARGE)
 }
 
+/// A way to a claim: a member name, or names joined by dots for nested objects. A claim whose own name
+/// is the whole dotted text wins over the nested reading (`https://example.com/roles`).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ClaimPath(String);
+
+impl ClaimPath {
+    /// From the configuration's text; `None` if a name in it is empty.
+    pub fn parse(text: &str) -> Option<Self> {
+        (!text.split('.').any(str::is_empty)).then(|| Self(text.to_owned()))
+    }
+
+    /// The text it was made from.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The value this path leads to. `null` counts as absent.
+    pub fn find<'a>(&self, claims: &'a Map<String, Value>) -> Option<&'a Value> {
+        let found = claims.get(&self.0).or_else(|| {
+            let mut names = self.0.split('.');
+            let first = claims.get(names.next()?)?;
+            names.try_fold(first, |value, name| value.as_object()?.get(name))
+        })?;
+        (!found.is_null()).then_some(found)
+    }
+}
+
 struct Strict(Value);
 
 impl<'de> Deserialize<'de> for Strict {

@@ -117,6 +117,19 @@ impl Client {
         self.send(request, limits).await
     }
 
+    /// `POST` of a form, expecting JSON.
+    ///
+    /// # Errors
+    /// [`OutboundError`] if there is no complete answer within the limits.
+    pub async fn post_form(
+        &self,
+        url: &str,
+        fields: &[(&str, String)],
+        limits: Limits,
+    ) -> Result<Answer, OutboundError> {
+        self.send(self.0.post(address(url)?).form(fields), limits).await
+    }
+
     async fn send(&self, request: reqwest::RequestBuilder, limits: Limits) -> Result<Answer, OutboundError> {
         let exchange = exchange(request.header(ACCEPT, "application/json"), limits.max_bytes);
         let answer = tokio::time::timeout(limits.timeout, exchange).await;

@@ -19,6 +19,7 @@ mod check;
 mod commands;
 mod cookies_and_csrf;
 mod cors;
+mod directories;
 mod edges;
 mod failover;
 mod forgery;

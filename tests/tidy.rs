@@ -15,8 +15,19 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("gateway", &["policy", "token", "key_set", "session", "endpoints"]),
     ("config", &["key_set", "session", "directory", "token", "policy", "endpoints", "gateway"]),
 ];
-const LEAVES: &[&str] =
-    &["clock", "secret", "json", "gcra", "request", "reply", "reason", "outbound", "metrics", "access_log"];
+const LEAVES: &[&str] = &[
+    "breaker",
+    "clock",
+    "secret",
+    "json",
+    "gcra",
+    "request",
+    "reply",
+    "reason",
+    "outbound",
+    "metrics",
+    "access_log",
+];
 const TOPS: &[&str] = &["app", "admin", "cli", "main", "lib"];
 
 /// Which paths under `src/` own a library; nobody else may name it.

@@ -5,13 +5,16 @@ use super::users;
 use super::watch::Watch;
 use crate::admin::{Part, PartState};
 use crate::clock::{Clock, Timestamp};
-use crate::config::{SecretPlan, SessionsConfig, StoreConfig};
+use crate::config::{SecretPlan, SessionsConfig, StoreConfig, UsersConfig};
+use crate::directory::UserDirectory;
 use crate::directory::file::{FileDirectory, RecordError};
+use crate::directory::http::HttpDirectory;
 use crate::directory::password::{PasswordPool, PoolSettings};
 use crate::endpoints::settings::Settings;
 use crate::endpoints::{Endpoints, Parts};
 use crate::gateway::OwnSessions;
 use crate::metrics::Metrics;
+use crate::outbound::OutboundError;
 use crate::session::confirmation::{self, Confirmations};
 use crate::session::deferred::{self, DeferredLogouts};
 use crate::session::embedded::{EmbeddedStore, OpenError};
@@ -52,18 +55,24 @@ pub enum SessionsError {
     /// A user of the users file cannot be one.
     #[error("sessions.users.file: {0}")]
     Users(#[from] RecordError),
+    /// A backend's login cannot be asked.
+    #[error("sessions.users.http: {0}")]
+    Backend(#[from] OutboundError),
     /// The system gives no threads, or no signal.
     #[error("the system refuses: {0}")]
     System(#[from] std::io::Error),
 }
+
+/// Where passwords are hashed; a backend that judges them itself needs none.
+type Pool = Option<Arc<PasswordPool>>;
 
 /// Our own issuer, ready to serve.
 pub(super) struct Sessions {
     signer: Arc<Signer>,
     tokens: Arc<RefreshTokens>,
     store: Arc<dyn SessionStore>,
-    directory: Arc<FileDirectory>,
-    pool: Arc<PasswordPool>,
+    directory: Arc<dyn UserDirectory>,
+    pool: Pool,
     revocations: Arc<Revocations>,
     confirmations: Arc<Confirmations>,
     deferred: Arc<DeferredLogouts>,
@@ -113,9 +122,7 @@ impl Sessions {
             tokens = tokens.with_previous(previous.expose());
         }
         let throttle = Throttle::new(config.throttle, names, shared, Arc::clone(clock));
-        let pool = Arc::new(PasswordPool::start(PoolSettings::default())?);
-        let directory = FileDirectory::new(config.users.records, Arc::clone(&pool)).map_err(first)?;
-        let directory = Arc::new(directory);
+        let (directory, pool) = directory(config.users)?;
         let lifetime = config.rotation.revocation_lifetime();
         let revocations = Arc::new(Revocations::new(lifetime, clock.now()));
         let confirmations = Arc::new(Confirmations::new());
@@ -123,8 +130,6 @@ impl Sessions {
         tokio::spawn(revocation::follow(Arc::clone(&store), Arc::clone(&revocations), Arc::clone(clock)));
         tokio::spawn(confirmation::deliver(Arc::clone(&confirmations), Arc::clone(&store)));
         tokio::spawn(deferred::carry_out(Arc::clone(&deferred), Arc::clone(&store)));
-        let watch = Watch::new(vec![config.users.path.clone()])?;
-        tokio::spawn(users::follow(config.users.path, watch, Arc::clone(&directory)));
         Ok(Self {
             tokens: Arc::new(tokens),
             signer: Arc::new(signer),
@@ -156,7 +161,7 @@ impl Sessions {
             tokens: Arc::clone(&self.tokens),
             signer: Arc::clone(&self.signer),
             store: Arc::clone(&self.store),
-            directory: Arc::clone(&self.directory) as _,
+            directory: Arc::clone(&self.directory),
             // Its own, so that it outlives a change of the configuration.
             verifier: Arc::new(Verifier::own_only(self.issuer(), cache)),
             revocations: Arc::clone(&self.revocations),
@@ -187,10 +192,10 @@ impl Sessions {
 
     /// Sets the gauges of sessions.
     pub(super) fn gauges(&self) -> impl Fn(&Metrics, Timestamp) + Send + Sync + 'static {
-        let (revocations, pool) = (Arc::clone(&self.revocations), Arc::clone(&self.pool));
+        let (revocations, pool) = (Arc::clone(&self.revocations), self.pool.clone());
         move |metrics, now| {
             metrics.revocation_feed_age(revocations.feed_age(now));
-            metrics.password_hash_queue(pool.waiting());
+            metrics.password_hash_queue(pool.as_ref().map_or(0, |pool| pool.waiting()));
         }
     }
 
@@ -207,6 +212,20 @@ impl Sessions {
                 "the store never took these logouts; they are lost"
             );
         }
+    }
+}
+
+/// The directory, with what keeps it current, and the pool that it hashes in.
+fn directory(users: UsersConfig) -> Result<(Arc<dyn UserDirectory>, Pool), SessionsError> {
+    match users {
+        UsersConfig::File { path, records } => {
+            let pool = Arc::new(PasswordPool::start(PoolSettings::default())?);
+            let directory = Arc::new(FileDirectory::new(records, Arc::clone(&pool)).map_err(first)?);
+            let watch = Watch::new(vec![path.clone()])?;
+            tokio::spawn(users::follow(path, watch, Arc::clone(&directory)));
+            Ok((directory, Some(pool)))
+        }
+        UsersConfig::Http(settings) => Ok((Arc::new(HttpDirectory::new(settings)?), None)),
     }
 }
 

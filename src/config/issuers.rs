@@ -3,9 +3,10 @@
 use super::pem;
 use super::reader::{Fields, Value};
 use super::web;
+use crate::json::ClaimPath;
 use crate::key_set::{Algorithm, KeyHost, KeySet, KeySetSettings, RefreshSettings, SkippedKey, Source};
 use crate::secret::Secret;
-use crate::token::claims::{ClaimPath, GATEWAY_ISSUER};
+use crate::token::claims::GATEWAY_ISSUER;
 use crate::token::verifier::{IssuerSettings, TokenType};
 use http::Uri;
 use std::path::{Path, PathBuf};

@@ -5,6 +5,7 @@ mod admin;
 mod cors;
 mod finding;
 mod forward;
+mod http_directory;
 mod issuers;
 mod pem;
 mod rate_limit;
@@ -390,7 +391,7 @@ mod tests {
                 assert!(shown, "{} is not in the reference", member(&path, key));
             }
         }
-        let later = ["forward_auth", "telemetry", "http", "sql", "ldap"];
+        let later = ["forward_auth", "telemetry", "sql", "ldap"];
         for key in later {
             let named =
                 |line: &&str| line.contains(&format!("# {key}:")) || line.contains(&format!("#   {key}:"));

@@ -3,8 +3,9 @@
 use super::reader::{Fields, Value};
 use super::units;
 use super::yaml::{Kind, Scalar, Style};
+use crate::json::ClaimPath;
 use crate::policy::requirement::{ClaimRule, ClaimValue, Mode, Requirement, RevocationMode, is_scope};
-use crate::token::claims::{ClaimPath, GATEWAY_ISSUER};
+use crate::token::claims::GATEWAY_ISSUER;
 
 const MODES: &[(&str, Mode)] =
     &[("public", Mode::Public), ("required", Mode::Required), ("optional", Mode::Optional)];

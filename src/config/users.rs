@@ -1,21 +1,28 @@
 //! `sessions.users`, and the users file.
 
 use super::finding::{ConfigErrors, Report};
+use super::http_directory;
 use super::reader::{Fields, Scope, Value};
 use super::secrets::{self, Environment};
 use super::yaml::{Entry, Kind, Node, Scalar, Style};
-use crate::directory::file::{self, RecordError, RecordProblem, UserRecord};
+use crate::directory::file::{RecordError, RecordProblem, UserRecord, check};
+use crate::directory::http::HttpSettings;
 use crate::secret::Secret;
 use serde_json::{Map, Number, Value as Json};
 use std::path::{Path, PathBuf};
 
 /// Who may log in.
 #[derive(Debug)]
-pub struct UsersConfig {
-    /// The users file, for when it changes.
-    pub path: PathBuf,
-    /// What it held; every record can be a user.
-    pub records: Vec<UserRecord>,
+pub enum UsersConfig {
+    /// Those of a users file.
+    File {
+        /// The file, for when it changes.
+        path: PathBuf,
+        /// What it held; every record can be a user.
+        records: Vec<UserRecord>,
+    },
+    /// Those a backend lets in.
+    Http(HttpSettings),
 }
 
 /// Reads the users file again.
@@ -30,8 +37,14 @@ pub fn load_users(path: &Path) -> Result<Vec<UserRecord>, ConfigErrors> {
 }
 
 pub(super) fn users(value: &Value<'_>) -> Option<UsersConfig> {
-    let fields = value.fields(&["file"], &["http", "sql", "ldap"])?;
-    let (_, value) = fields.exactly_one(&["file"])?;
+    let fields = value.fields(&["file", "http"], &["sql", "ldap"])?;
+    match fields.exactly_one(&["file", "http"])? {
+        ("http", value) => http_directory::http(&value).map(UsersConfig::Http),
+        (_, value) => file(&value),
+    }
+}
+
+fn file(value: &Value<'_>) -> Option<UsersConfig> {
     let fields = value.fields(&["path"], &[])?;
     let value = fields.require("path", "name the users file, such as users.yaml")?;
     let path = value.file()?;
@@ -43,7 +56,7 @@ pub(super) fn users(value: &Value<'_>) -> Option<UsersConfig> {
     let report = Report::new(&path);
     let records = read(&path, fields.scope().environment, &report);
     value.scope.report.absorb(report);
-    Some(UsersConfig { path, records })
+    Some(UsersConfig::File { path, records })
 }
 
 fn read(path: &Path, environment: Environment<'_>, report: &Report) -> Vec<UserRecord> {
@@ -58,7 +71,7 @@ fn read(path: &Path, environment: Environment<'_>, report: &Report) -> Vec<UserR
     let read: Vec<(&Value<'_>, UserRecord)> =
         items.iter().filter_map(|item| Some((item, record(item)?))).collect();
     let records: Vec<UserRecord> = read.iter().map(|(_, record)| record.clone()).collect();
-    for error in file::check(&records).err().unwrap_or_default() {
+    for error in check(&records).err().unwrap_or_default() {
         if let Some((item, _)) = read.get(error.index) {
             report_record(item, &error);
         }

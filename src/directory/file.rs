@@ -202,11 +202,13 @@ impl TryFrom<UserRecord> for User {
     }
 }
 
-fn is_name(text: &str) -> bool {
+/// Whether a text can be a username or a subject.
+pub(super) fn is_name(text: &str) -> bool {
     (1..=MAX_NAME).contains(&text.len()) && !text.chars().any(char::is_control)
 }
 
-fn check_claims(claims: &Map<String, Value>) -> Result<(), RecordProblem> {
+/// Whether a directory may give these claims.
+pub(super) fn check_claims(claims: &Map<String, Value>) -> Result<(), RecordProblem> {
     if let Some(name) = claims.keys().find(|name| RESERVED_CLAIMS.contains(&name.as_str())) {
         return Err(RecordProblem::ReservedClaim(name.clone()));
     }

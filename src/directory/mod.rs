@@ -1,6 +1,7 @@
 //! Directories: who a username and password belong to.
 
 pub mod file;
+pub mod http;
 pub mod password;
 pub mod password_hash;
 

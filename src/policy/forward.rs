@@ -4,7 +4,8 @@
 //! there are, or as other text after an upstream trims it.
 
 use crate::json;
-use crate::token::claims::{ClaimPath, VerifiedClaims};
+use crate::json::ClaimPath;
+use crate::token::claims::VerifiedClaims;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;

@@ -1,8 +1,9 @@
 //! What a route asks of its callers, and what a verified token lacks of it.
 
+use crate::json::ClaimPath;
 use crate::json::is_exact;
 use crate::reason::Reason;
-use crate::token::claims::{ClaimPath, VerifiedClaims};
+use crate::token::claims::VerifiedClaims;
 use serde_json::{Number, Value};
 
 /// Whether a route looks at tokens at all.

@@ -2,39 +2,13 @@
 
 use super::registered::{self, Registered};
 use crate::clock::Timestamp;
+use crate::json::ClaimPath;
 use crate::session::id::SessionRef;
 use serde_json::{Map, Value};
 use std::sync::Arc;
 
 /// The configuration's name of the issuer that is this gateway itself.
 pub const GATEWAY_ISSUER: &str = "gateway";
-
-/// A way to a claim: a member name, or names joined by dots for nested objects. A claim whose own name
-/// is the whole dotted text wins over the nested reading (`https://example.com/roles`).
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct ClaimPath(String);
-
-impl ClaimPath {
-    /// From the configuration's text; `None` if a name in it is empty.
-    pub fn parse(text: &str) -> Option<Self> {
-        (!text.split('.').any(str::is_empty)).then(|| Self(text.to_owned()))
-    }
-
-    /// The text it was made from.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// The value this path leads to. `null` counts as absent.
-    pub fn find<'a>(&self, claims: &'a Map<String, Value>) -> Option<&'a Value> {
-        let found = claims.get(&self.0).or_else(|| {
-            let mut names = self.0.split('.');
-            let first = claims.get(names.next()?)?;
-            names.try_fold(first, |value, name| value.as_object()?.get(name))
-        })?;
-        (!found.is_null()).then_some(found)
-    }
-}
 
 /// What the verifier vouches for. On the way of a request only the verifier makes one: holding it proves
 /// that signature, issuer, times and type were checked. The audience is checked by the policy, where a route may ask for its own.

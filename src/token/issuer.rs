@@ -1,9 +1,10 @@
 //! One issuer: on what terms its tokens are accepted, and holding a token against them.
 
-use super::claims::{ClaimPath, GATEWAY_ISSUER, TokenHash, VerifiedClaims};
+use super::claims::{GATEWAY_ISSUER, TokenHash, VerifiedClaims};
 use super::jws::{Jws, Kind};
 use super::registered::{self, Registered};
 use crate::clock::Timestamp;
+use crate::json::ClaimPath;
 use crate::key_set::cache::{Fetching, IssuerKeys, Refreshed, Snapshot};
 use crate::key_set::{Algorithm, KeySet, KeySetSettings, Source, Verdict};
 use crate::reason::Reason;

@@ -1,8 +1,8 @@
 //! The registered claims (RFC 7519 section 4.1), read with their types: a claim that is present with the
 //! wrong one is a refusal, whether the claim is required or not.
 
-use super::claims::ClaimPath;
 use crate::clock::Timestamp;
+use crate::json::ClaimPath;
 use crate::reason::Reason;
 use crate::session::id::{SessionId, SessionRef, UserKey};
 use serde_json::{Map, Number, Value};

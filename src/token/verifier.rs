@@ -153,12 +153,12 @@ fn refuse(reason: Reason, issuer: Option<&Issuer>) -> Refusal {
 
 #[cfg(test)]
 mod tests {
-    use super::super::claims::ClaimPath;
     use super::super::key_folder::tests::TestFolder;
     use super::super::signer::{Signer, SigningAlgorithm};
     use super::super::verified_cache::Lookup;
     use super::*;
     use crate::clock::{Clock as _, ManualClock};
+    use crate::json::ClaimPath;
     use crate::key_set::fixtures::{OTHER_RSA, RSA, TestKey, jwks, unsigned, with, without};
     use crate::key_set::{Algorithm, KeySetSettings, RefreshSettings, Source};
     use crate::outbound::tests::{TestServer, client, http_answer};

@@ -1,6 +1,5 @@
 //! The Redis store: any number of gateways, one atomic script per transition, Redis's clock.
 
-mod breaker;
 mod call;
 mod cluster;
 mod decode;

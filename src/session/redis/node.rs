@@ -1,11 +1,11 @@
 //! One server: a connection that is made when first needed and made anew when lost, each question asked
 //! within its deadline.
 
-use super::breaker::Breaker;
 use super::call::Question;
 use super::prudence;
 use super::sentinel::Sentinels;
 use super::settings::Address;
+use crate::breaker::Breaker;
 use crate::session::store::StoreError;
 use arc_swap::ArcSwapOption;
 use redis::aio::MultiplexedConnection;

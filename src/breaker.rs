@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 /// Failures in a row after which calls are refused.
 const FAILURES: u32 = 5;
 /// Shortest pause between two tries while calls are refused; up to twice this long, differently on each
-/// gateway, so that a store that comes back is not met by all at once.
+/// gateway, so that a server that comes back is not met by all at once.
 const PAUSE: Duration = Duration::from_millis(400);
 
+/// One server's breaker.
 #[derive(Debug, Default)]
-pub(super) struct Breaker(Mutex<State>);
+pub struct Breaker(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -21,7 +22,7 @@ struct State {
 
 impl Breaker {
     /// Whether a call may go ahead now.
-    pub(super) fn admits(&self, now: Instant) -> bool {
+    pub fn admits(&self, now: Instant) -> bool {
         let mut state = self.state();
         match state.next_try {
             Some(next) if now < next => false,
@@ -35,12 +36,12 @@ impl Breaker {
     }
 
     /// An answer came.
-    pub(super) fn answered(&self) {
+    pub fn answered(&self) {
         *self.state() = State::default();
     }
 
     /// No answer came. Says whether calls are refused from now on.
-    pub(super) fn failed(&self, now: Instant) -> bool {
+    pub fn failed(&self, now: Instant) -> bool {
         let mut state = self.state();
         state.failures = state.failures.saturating_add(1);
         let open = state.failures >= FAILURES;
