@@ -23,6 +23,7 @@ mod directories;
 mod edges;
 mod failover;
 mod forgery;
+mod forward_auth;
 mod harness;
 mod identity_headers;
 mod key_copies;

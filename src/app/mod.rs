@@ -17,6 +17,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, ConfigErrors};
 use crate::gateway::Gateway;
 use crate::gateway::engine::{self, NoRoots};
+use crate::gateway::forward_auth::Judge;
 use crate::gateway::listener::{self, Connections, ListenError, Listener};
 use crate::gateway::settings::LogFormat;
 use crate::gateway::snapshot::{Snapshot, SnapshotError};
@@ -113,6 +114,8 @@ async fn serve(path: &Path, mut config: Config) -> Result<(), StartError> {
     let listeners = config.server.listeners.iter().map(Listener::bind).collect::<Result<Vec<_>, _>>()?;
     let admin_listener =
         config.admin.as_ref().map(|admin| Listener::bind_plain(admin.address)).transpose()?;
+    let judging =
+        config.forward_auth.as_ref().map(|judge| Listener::bind_plain(judge.address)).transpose()?;
 
     let sessions = match config.sessions.take() {
         Some(settings) => Some(Sessions::build(settings, &metrics, &clock)?),
@@ -136,11 +139,17 @@ async fn serve(path: &Path, mut config: Config) -> Result<(), StartError> {
         let connections = Connections::new(&config.server.limits, Arc::clone(&clock), None);
         tokio::spawn(listener::serve(listener, Arc::new(admin), Arc::new(connections), admin_stopped));
     }
-    let shared = Arc::clone(&snapshot);
-    let gateway =
-        Gateway::new(shared, own, metrics.clone(), log.clone(), Arc::clone(&clock), Arc::clone(&draining));
-    let engine = Arc::new(engine::engine(gateway, &config.server, &config.upstreams)?);
-    let connections = Arc::new(Connections::new(&config.server.limits, clock, Some(metrics.clone())));
+    let gateway = |own| {
+        let (snapshot, clock, draining) = (Arc::clone(&snapshot), Arc::clone(&clock), Arc::clone(&draining));
+        Gateway::new(snapshot, own, metrics.clone(), log.clone(), clock, draining)
+    };
+    let engine = Arc::new(engine::engine(gateway(own.clone()), &config.server, &config.upstreams)?);
+    let judge = config
+        .forward_auth
+        .as_ref()
+        .map(|settings| Arc::new(engine::judging(Judge::new(gateway(own), settings.proxy), &config.server)));
+    let connections =
+        Arc::new(Connections::new(&config.server.limits, Arc::clone(&clock), Some(metrics.clone())));
     let mut accepting = JoinSet::new();
     let mut certificates = Vec::new();
     for (listener, settings) in listeners.into_iter().zip(&config.server.listeners) {
@@ -150,6 +159,9 @@ async fn serve(path: &Path, mut config: Config) -> Result<(), StartError> {
         }
         let (engine, connections) = (Arc::clone(&engine), Arc::clone(&connections));
         accepting.spawn(listener::serve(listener, engine, connections, stopped.clone()));
+    }
+    if let (Some(listener), Some(judge)) = (judging, judge) {
+        accepting.spawn(listener::serve(listener, judge, Arc::clone(&connections), stopped.clone()));
     }
     let shutdown = tokio::sync::watch::Sender::new(config.server.shutdown);
     let running = Running {

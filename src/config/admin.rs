@@ -1,8 +1,9 @@
-//! The section `admin`.
+//! The sections `admin` and `forward_auth`: listeners that are not for clients.
 
 use super::reader::Value;
 use super::{secrets, server};
-use crate::gateway::settings::{AdminSettings, ServerSettings};
+use crate::gateway::forward_auth::Asker;
+use crate::gateway::settings::{AdminSettings, ForwardAuthSettings, ServerSettings};
 use crate::secret::Secret;
 use crate::token::bearer;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -23,6 +24,32 @@ pub(super) fn admin(value: &Value<'_>, server: &ServerSettings, has_sessions: bo
         token(&value)
     });
     Some(AdminSettings { address: address?, token: token.flatten() })
+}
+
+pub(super) fn forward_auth(
+    value: &Value<'_>,
+    server: &ServerSettings,
+    admin: Option<&AdminSettings>,
+) -> Option<ForwardAuthSettings> {
+    let fields = value.fields(&["address", "proxy"], &[])?;
+    let value = fields.require("address", "add the address to bind, such as 127.0.0.1:9191")?;
+    let address = server::address(&value)?;
+    let taken = server.listeners.iter().map(|listener| listener.address);
+    if taken.chain(admin.map(|admin| admin.address)).any(|other| server::overlap(other, address)) {
+        value.error(
+            format!("{address} is the address of another listener"),
+            "give the decisions an address of their own, such as 127.0.0.1:9191",
+        );
+    }
+    if !address.ip().is_loopback() {
+        value.warning(
+            "whoever reaches this address can ask which tokens pass",
+            "use a loopback address, or close the port to all but the proxy",
+        );
+    }
+    let askers = [("nginx", Asker::Nginx), ("traefik", Asker::Traefik), ("envoy", Asker::Envoy)];
+    let proxy = fields.get("proxy").and_then(|value| value.word(&askers));
+    Some(ForwardAuthSettings { address, proxy })
 }
 
 fn address(value: &Value<'_>, server: &ServerSettings) -> Option<SocketAddr> {

@@ -31,7 +31,9 @@ pub use users::{UsersConfig, load_users};
 
 use crate::gateway::headers::ProtectedNames;
 use crate::gateway::route::{self, Route};
-use crate::gateway::settings::{AdminSettings, LogSettings, ServerSettings, UpstreamSettings};
+use crate::gateway::settings::{
+    AdminSettings, ForwardAuthSettings, LogSettings, ServerSettings, UpstreamSettings,
+};
 use crate::key_set::Source;
 use crate::policy::forward::ForwardPlan;
 use crate::policy::pattern::PathPrefix;
@@ -53,6 +55,8 @@ pub struct Config {
     pub server: ServerSettings,
     /// The listener for metrics and health, if there is one.
     pub admin: Option<AdminSettings>,
+    /// The `forward_auth` section; absent, nobody asks for decisions.
+    pub forward_auth: Option<ForwardAuthSettings>,
     /// What is logged, and how.
     pub log: LogSettings,
     /// Issuers beside our own; no two have one name or one `iss`, and none is called `gateway`.
@@ -168,13 +172,16 @@ fn compile(path: &Path, root: &Node, environment: Environment<'_>, report: &Repo
 }
 
 fn config(root: &Value<'_>) -> Option<Config> {
-    let known = &["server", "admin", "log", "issuers", "sessions", "upstreams", "forward", "routes"];
-    let fields = root.fields(known, &["forward_auth", "telemetry"])?;
+    let known =
+        &["server", "admin", "forward_auth", "log", "issuers", "sessions", "upstreams", "forward", "routes"];
+    let fields = root.fields(known, &["telemetry"])?;
     let names =
         |key: &str| -> Vec<&str> { fields.get(key).map(|value| value.keys().collect()).unwrap_or_default() };
     let server = server::server(fields.get("server").as_ref());
     let admin =
         fields.get("admin").and_then(|value| admin::admin(&value, &server, fields.get("sessions").is_some()));
+    let forward_auth =
+        fields.get("forward_auth").and_then(|value| admin::forward_auth(&value, &server, admin.as_ref()));
     let log = server::log(fields.get("log").as_ref());
     let issuers = fields.get("issuers").map(|value| issuers::issuers(&value)).unwrap_or_default();
     let sessions = fields.get("sessions").and_then(|value| sessions::sessions(&value, &server, &issuers));
@@ -206,13 +213,25 @@ fn config(root: &Value<'_>) -> Option<Config> {
     let protected = ProtectedNames::new(&known.headers).ok()?;
     let warnings = Vec::new();
     let fixed = fixed(&fields);
-    Some(Config { server, admin, log, issuers, sessions, upstreams, routes, protected, warnings, fixed })
+    Some(Config {
+        server,
+        admin,
+        forward_auth,
+        log,
+        issuers,
+        sessions,
+        upstreams,
+        routes,
+        protected,
+        warnings,
+        fixed,
+    })
 }
 
 /// What a running gateway does not take over, whatever else it does.
 fn fixed(fields: &Fields<'_>) -> Fixed {
     let section = |name| (name, fields.get(name).map(|value| value.node.clone()));
-    Fixed(vec![section("admin"), section("log"), section("sessions")])
+    Fixed(vec![section("admin"), section("forward_auth"), section("log"), section("sessions")])
 }
 
 #[cfg(test)]
@@ -240,6 +259,7 @@ mod tests {
         let Config {
             server,
             admin,
+            forward_auth,
             log,
             issuers,
             sessions,
@@ -250,7 +270,8 @@ mod tests {
             fixed: _,
         } = config.expect("settings, since there is no error");
         let routes = routes.routes();
-        let mut out = format!("{server:#?}\n{admin:#?}\n{log:#?}\n{issuers:#?}\n{sessions:#?}\n");
+        let mut out =
+            format!("{server:#?}\n{admin:#?}\n{forward_auth:#?}\n{log:#?}\n{issuers:#?}\n{sessions:#?}\n");
         write!(out, "{upstreams:#?}\n{routes:#?}\n{protected:?}").unwrap();
         Ok(out)
     }
@@ -391,7 +412,7 @@ mod tests {
                 assert!(shown, "{} is not in the reference", member(&path, key));
             }
         }
-        let later = ["forward_auth", "telemetry", "sql", "ldap"];
+        let later = ["telemetry", "sql", "ldap"];
         for key in later {
             let named =
                 |line: &&str| line.contains(&format!("# {key}:")) || line.contains(&format!("#   {key}:"));

@@ -21,6 +21,14 @@ impl Gateway {
         ctx: &mut RequestContext,
         denial: &Denial,
     ) -> Result<bool> {
+        let reply = Self::refusal(session, ctx, denial);
+        ctx.status = Some(reply.status);
+        respond::send(session, &reply, &ctx.request_id).await.map_err(Error::into_down)?;
+        Ok(true)
+    }
+
+    /// The answer to a refused request, which is counted here.
+    pub(super) fn refusal(session: &Session, ctx: &mut RequestContext, denial: &Denial) -> Reply {
         ctx.reason = denial.reason;
         ctx.unforwardable.clone_from(&denial.unforwardable);
         if let (Some(served), None) = (&ctx.route, &ctx.permit) {
@@ -36,9 +44,7 @@ impl Gateway {
         if let Some(cors) = ctx.route.as_ref().and_then(|served| served.route.cors.as_ref()) {
             reply.headers.extend(cors.answer(&session.req_header().headers));
         }
-        ctx.status = Some(reply.status);
-        respond::send(session, &reply, &ctx.request_id).await.map_err(Error::into_down)?;
-        Ok(true)
+        reply
     }
 
     /// Answers a CORS preflight for a route: nobody has to be known for that, and no upstream is asked.

@@ -5,6 +5,7 @@ use super::lease::Lease;
 use super::rate::Standing;
 use super::report::Reporter;
 use super::snapshot::{ServedRoute, Snapshot};
+use crate::metrics::DecisionOutcome;
 use crate::policy::Permit;
 use crate::policy::forward::Unforwardable;
 use crate::reason::Reason;
@@ -97,6 +98,17 @@ impl RequestContext {
             upgrade: false,
             untold: Untold { reporter: Some(reporter), method: Method::GET, status: None, sent: 0 },
         }
+    }
+
+    /// Counts a request that is let through, and notes why.
+    pub(super) fn allow(&mut self, served: &ServedRoute, permit: &Permit) {
+        let (outcome, reason) = match permit.would_deny() {
+            None => (DecisionOutcome::Allow, permit.reason()),
+            Some(denial) => (DecisionOutcome::WouldDeny, denial.reason),
+        };
+        served.metrics.decided(&self.issuer, outcome, reason);
+        self.reason = reason;
+        self.unforwardable = permit.would_deny().and_then(|denial| denial.unforwardable.clone());
     }
 
     /// What the request is called in the log: its route, our endpoint, or `none`.

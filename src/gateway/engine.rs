@@ -1,6 +1,7 @@
 //! Pingora's proxy engine around the gateway, with everything it leaves open set.
 
 use super::Gateway;
+use super::forward_auth::Judge;
 use super::lease;
 use super::settings::{Limits, Scheme, ServerSettings, UpstreamSettings};
 use async_trait::async_trait;
@@ -11,7 +12,7 @@ use pingora_core::protocols::http::v2::server::{H2Options, default_h2_options};
 use pingora_core::server::ShutdownWatch;
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::tls::load_platform_certs_incl_env_into_store;
-use pingora_proxy::HttpProxy;
+use pingora_proxy::{HttpProxy, ProxyHttp};
 use rustls::RootCertStore;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -73,10 +74,15 @@ pub fn engine(
 ) -> Result<Engine, NoRoots> {
     check_roots(upstreams)?;
     // Pingora reads the system's roots however little they are needed, and panics if it cannot.
-    let ca_file = system_roots().is_err().then(|| NO_CERTIFICATES.to_owned());
+    Ok(Engine(Arc::new(around(gateway, server, system_roots().is_err()))))
+}
+
+/// The engine around these phases, with or without the system's roots.
+pub(super) fn around<P: ProxyHttp>(phases: P, server: &ServerSettings, rootless: bool) -> HttpProxy<P> {
+    let ca_file = rootless.then(|| NO_CERTIFICATES.to_owned());
     let conf =
         ServerConf { threads: threads(server), max_retries: MOST_ATTEMPTS, ca_file, ..ServerConf::default() };
-    let mut engine = pingora_proxy::http_proxy(&Arc::new(conf), gateway);
+    let mut engine = pingora_proxy::http_proxy(&Arc::new(conf), phases);
     let mut options = HttpServerOptions::default();
     // Whether a plain listener takes HTTP/2 is decided before the engine sees the connection.
     options.h2c = true;
@@ -85,7 +91,12 @@ pub fn engine(
     options.allow_connect_method_proxying = true;
     engine.server_options = Some(options);
     engine.h2_options = Some(h2_options(&server.limits));
-    Ok(Engine(Arc::new(engine)))
+    engine
+}
+
+/// The engine around a gateway that judges requests it does not forward.
+pub fn judging(judge: Judge, server: &ServerSettings) -> HttpProxy<Judge> {
+    around(judge, server, true)
 }
 
 /// Checks that the system has roots, if these upstreams are verified against them.

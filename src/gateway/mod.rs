@@ -8,6 +8,7 @@ pub mod cors;
 mod decision;
 mod denial;
 pub mod engine;
+pub mod forward_auth;
 mod guard;
 pub mod headers;
 mod lease;
@@ -48,6 +49,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What the gateway knows of its own sessions.
+#[derive(Clone)]
 pub struct OwnSessions {
     /// What is known to be ended.
     pub revocations: Arc<Revocations>,

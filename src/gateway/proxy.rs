@@ -6,7 +6,6 @@ use super::decision::Verdict;
 use super::guard::Guarded;
 use super::rate::Standing;
 use super::{Gateway, listener, outgoing, respond, returned, turns, websocket};
-use crate::metrics::DecisionOutcome;
 use crate::policy::Denial;
 use crate::reason::Reason;
 use async_trait::async_trait;
@@ -242,13 +241,7 @@ impl Gateway {
             Verdict::Preflight(asked, cors) => self.answer_preflight(session, ctx, asked, &cors).await,
             Verdict::Refuse(denial) => self.refuse(session, ctx, &denial).await,
             Verdict::Forward(served, permit) => {
-                let (outcome, reason) = match permit.would_deny() {
-                    None => (DecisionOutcome::Allow, permit.reason()),
-                    Some(denial) => (DecisionOutcome::WouldDeny, denial.reason),
-                };
-                served.metrics.decided(&ctx.issuer, outcome, reason);
-                ctx.reason = reason;
-                ctx.unforwardable = permit.would_deny().and_then(|denial| denial.unforwardable.clone());
+                ctx.allow(&served, &permit);
                 let claims = permit.claims().map(|claims| &**claims);
                 ctx.attempt.choose_by(served.upstream.draw(claims, ctx.client));
                 ctx.upgrade = served.route.upgrade && websocket::is_handshake(session.req_header());

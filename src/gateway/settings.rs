@@ -2,6 +2,7 @@
 //!
 //! Plain data, filled by the configuration; every value here was checked by it.
 
+use super::forward_auth::Asker;
 use crate::secret::Secret;
 use http::uri::PathAndQuery;
 use ipnet::IpNet;
@@ -220,6 +221,15 @@ pub struct AdminSettings {
     pub address: SocketAddr,
     /// What a backend shows to end a user's sessions; `None`: nobody can.
     pub token: Option<Secret<String>>,
+}
+
+/// The `forward_auth` section: a listener of its own for proxies that ask for decisions.
+#[derive(Debug, Clone)]
+pub struct ForwardAuthSettings {
+    /// The address to bind.
+    pub address: SocketAddr,
+    /// The proxy that asks; `None` tells by each question.
+    pub proxy: Option<Asker>,
 }
 
 /// The `log` section.
