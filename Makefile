@@ -15,7 +15,7 @@ build-tools:
 
 # procps has `kill`, which is never missing as a word of the shell.
 test-tools: build-tools
-	@sh .ci/packages redis-server=redis-server promtool=prometheus nginx=nginx curl=curl pgrep=procps
+	@sh .ci/packages redis-server=redis-server prometheus=prometheus nginx=nginx curl=curl pgrep=procps
 
 run: build-tools
 	@sh .ci/packages curl=curl

@@ -30,6 +30,7 @@ mod key_copies;
 mod key_sets;
 mod lifecycle;
 mod logout_race;
+mod monitoring;
 mod operation;
 mod outage;
 mod paths;
