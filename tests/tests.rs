@@ -25,6 +25,7 @@ mod failover;
 mod forgery;
 mod forward_auth;
 mod harness;
+mod http2_battery;
 mod identity_headers;
 mod key_copies;
 mod key_sets;

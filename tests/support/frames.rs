@@ -5,15 +5,22 @@ use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const END_STREAM: u8 = 1;
-const ACK: u8 = 1;
-const END_HEADERS: u8 = 4;
+pub(crate) const DATA: u8 = 0;
+pub(crate) const HEADERS: u8 = 1;
+pub(crate) const PRIORITY: u8 = 2;
+pub(crate) const RST_STREAM: u8 = 3;
+pub(crate) const SETTINGS: u8 = 4;
+pub(crate) const PUSH_PROMISE: u8 = 5;
+pub(crate) const PING: u8 = 6;
+pub(crate) const GOAWAY: u8 = 7;
+pub(crate) const WINDOW_UPDATE: u8 = 8;
+pub(crate) const CONTINUATION: u8 = 9;
+pub(crate) const END_STREAM: u8 = 1;
+pub(crate) const ACK: u8 = 1;
+pub(crate) const END_HEADERS: u8 = 4;
+pub(crate) const PADDED: u8 = 8;
+/// What a client begins with (RFC 9113 section 3.4), before its SETTINGS.
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// A request, as its fields stand on the wire.
 #[derive(Debug, Clone)]
@@ -87,7 +94,7 @@ impl RawRequest {
     }
 
     fn bytes(&self) -> Vec<u8> {
-        let mut out = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+        let mut out = PREFACE.to_vec();
         out.extend(frame(SETTINGS, 0, 0, &[]));
         let more = self.body.is_some() || !self.trailers.is_empty();
         let end = if more { 0 } else { END_STREAM };
@@ -104,7 +111,7 @@ impl RawRequest {
 }
 
 /// RFC 9113 section 4.1.
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).expect("a short frame").to_be_bytes();
     let mut out = length[1..].to_vec();
     out.extend([kind, flags]);
@@ -113,7 +120,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     out
 }
 
-fn read_frame(wire: &mut TcpStream) -> io::Result<(u8, u8, u32, Vec<u8>)> {
+pub(crate) fn read_frame(wire: &mut TcpStream) -> io::Result<(u8, u8, u32, Vec<u8>)> {
     let mut head = [0; 9];
     wire.read_exact(&mut head)?;
     let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
@@ -124,11 +131,11 @@ fn read_frame(wire: &mut TcpStream) -> io::Result<(u8, u8, u32, Vec<u8>)> {
 }
 
 /// Fields as literals without a table and without Huffman (RFC 7541 section 6.2.2).
-fn block(fields: &[(String, String)]) -> Vec<u8> {
+pub(crate) fn block<T: AsRef<str>>(fields: &[(T, T)]) -> Vec<u8> {
     let mut out = Vec::new();
     for (name, value) in fields {
         out.push(0);
-        for text in [name, value] {
+        for text in [name.as_ref(), value.as_ref()] {
             let mut length = text.len();
             // Integers with a prefix of seven bits (section 5.1).
             if length < 127 {
@@ -149,7 +156,7 @@ fn block(fields: &[(String, String)]) -> Vec<u8> {
 }
 
 /// The status, which comes first: from the static table, or as three digits after that table's name.
-fn status(block: &[u8]) -> Option<u16> {
+pub(crate) fn status(block: &[u8]) -> Option<u16> {
     // A change of the table's size may come before it (RFC 7541 section 6.3).
     let at = block.iter().position(|byte| byte & 0xe0 != 0x20)?;
     let first = *block.get(at)?;
