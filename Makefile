@@ -7,7 +7,7 @@ help:
 	@echo "make test   install what the tests need, run everything"
 	@echo "make fuzz   fuzz every parser for FUZZ_SECONDS (20) each"
 	@echo "make bench  what a rotation costs beside Redis's own price for it"
-	@echo "make soak   the long forms of some tests, about half an hour"
+	@echo "make soak   the long forms of some tests, more than an hour"
 
 # The packages are Debian's. As root they are installed; otherwise the line to run is printed.
 build-tools:
@@ -31,6 +31,7 @@ soak: test-tools
 	cargo build --locked --bins
 	PORTCULLIS_SOAK_OUTAGE=60 cargo test --locked --test tests -- --nocapture outage::
 	PORTCULLIS_SOAK_FORGED=1000000 cargo test --locked --test tests -- --nocapture forgery::
+	PORTCULLIS_SOAK_MIXED=1800 cargo test --locked --test tests -- --nocapture soak::
 	PORTCULLIS_SOAK_ROTATIONS=100000 cargo test --locked --lib -- --nocapture size_tests::
 
 fuzz: build-tools

@@ -139,7 +139,7 @@ fn setting(id: u16, value: u32) -> Vec<u8> {
 fn sequences() -> Vec<(&'static str, Due, Vec<u8>)> {
     let plain = request(|_| ());
     let (head, tail) = plain.split_at(plain.len() / 2);
-    let good = request(|fields| fields[3].1 = "/served".to_owned());
+    let good = request(|fields| fields[3].1 = "/served".into());
     let max = 0x7fff_ffff_u32.to_be_bytes();
     let code = 8_u32.to_be_bytes();
     let joined = |parts: &[&[u8]]| parts.concat();
@@ -273,7 +273,7 @@ fn sequences() -> Vec<(&'static str, Due, Vec<u8>)> {
         (
             "a path with a line end",
             Due::Refused,
-            whole(&request(|fields| fields[3].1 = "/refused\r\nx: y".to_owned())),
+            whole(&request(|fields| fields[3].1 = "/refused\r\nx: y".into())),
         ),
         ("a field of one connection", Due::Refused, whole(&with("connection", "x-auth-subject"))),
         ("a transfer coding", Due::Refused, whole(&with("transfer-encoding", "chunked"))),

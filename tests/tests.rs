@@ -43,6 +43,7 @@ mod readme;
 mod reload;
 mod secret_rotation;
 mod sessions;
+mod soak;
 mod stores;
 mod streams;
 mod throttle;
