@@ -134,6 +134,33 @@ mod tests {
     }
 
     #[test]
+    fn the_page_of_reasons_has_each_with_its_status() {
+        let page = include_str!("../../docs/reason-codes.md");
+        let (page, _) = page.split_once("\n## ").unwrap();
+        let rows = page.lines().filter_map(|line| line.strip_prefix("| `"));
+        let documented: Vec<(&str, &str)> = rows
+            .filter_map(|row| {
+                let (word, rest) = row.split_once("` | ")?;
+                Some((word, rest.split(" |").next()?))
+            })
+            .collect();
+        let expected: Vec<(&str, String)> = Reason::ALL
+            .iter()
+            .map(|reason| {
+                let status = match reason {
+                    Reason::Ok | Reason::Anonymous => "–".to_owned(),
+                    Reason::Preflight => "204".to_owned(),
+                    refused => status(*refused).to_string(),
+                };
+                (reason.as_str(), status)
+            })
+            .collect();
+        let expected: Vec<(&str, &str)> =
+            expected.iter().map(|(word, status)| (*word, status.as_str())).collect();
+        assert_eq!(documented, expected);
+    }
+
+    #[test]
     fn an_outage_is_no_accusation() {
         for reason in [Reason::KeysUnavailable, Reason::StoreUnavailable] {
             let reply = reply(&Denial::new(reason), "id", false);
