@@ -1,4 +1,5 @@
-//! Long answers and long uploads end with the token they were asked for, over HTTP/1.1 and HTTP/2.
+//! Long answers and long uploads end with the token they were asked for, over HTTP/1.1 and HTTP/2; until then they
+//! pass piece by piece.
 
 use crate::support::config::cheap_users;
 use crate::support::http2_client::Http2Client;
@@ -6,6 +7,7 @@ use crate::support::person::{login, login_as, logout};
 use crate::support::tunnel::Tunnels;
 use crate::support::{Config, Connection, Gateway, Issuer, Sessions, eventually, get, post};
 use std::io::{Read as _, Write as _};
+use std::sync::{Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 /// A backend that begins an event stream and is silent for most of the time, unless the path says otherwise.
@@ -155,4 +157,95 @@ fn what_no_token_was_asked_for_goes_on() {
         assert!(!client.is_closed_within(Duration::from_millis(2200)), "an end that nobody asked for");
     }
     assert!(gateway.metric_becomes("portcullis_requests_cut_total", &[], 0.0));
+}
+
+#[test]
+fn each_event_arrives_before_the_next_is_sent() {
+    const EVENTS: usize = 30;
+    let (step, steps) = mpsc::channel::<()>();
+    let steps = Mutex::new(steps);
+    let upstream = Tunnels::start(move |_, mut wire| {
+        let begins =
+            "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
+        wire.get_mut().write_all(begins.as_bytes())?;
+        for number in 10..10 + EVENTS {
+            wire.get_mut().write_all(format!("a\r\ndata: {number}\n\n\r\n").as_bytes())?;
+            let _ = steps.lock().unwrap().recv();
+        }
+        wire.get_mut().write_all(b"0\r\n\r\n")
+    });
+    let gateway = Gateway::start(&config(&upstream, ", auth: public"));
+    let address = gateway.address();
+
+    let mut over_http1 = Connection::open(&address).unwrap();
+    over_http1.send(get("/events").bytes(&address)).unwrap();
+    let mut arrived = Vec::new();
+    for number in 10..10 + EVENTS {
+        let event = format!("data: {number}\n\n");
+        while !arrived.windows(event.len()).any(|bytes| bytes == event.as_bytes()) {
+            let mut piece = [0; 256];
+            let count = over_http1.read(&mut piece).unwrap_or_else(|why| panic!("event {number}: {why}"));
+            assert!(count > 0, "the answer ends before event {number}");
+            arrived.extend_from_slice(&piece[..count]);
+        }
+        step.send(()).unwrap();
+    }
+
+    let mut over_http2 = Http2Client::connect(&address).begin("/events", None);
+    for number in 10..10 + EVENTS {
+        let event = over_http2.data().unwrap_or_else(|why| panic!("event {number}: {why}"));
+        assert_eq!(String::from_utf8_lossy(&event), format!("data: {number}\n\n"));
+        step.send(()).unwrap();
+    }
+    assert_eq!(over_http2.data(), Ok(Vec::new()), "the end of the stream");
+}
+
+#[test]
+fn an_upload_over_http2_that_stalls_is_ended_and_a_slow_one_or_a_conversation_is_not() {
+    let upstream = Tunnels::start(|head, mut wire| {
+        if head.contains("/talk") {
+            let begins = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n";
+            wire.get_mut().write_all(begins.as_bytes())?;
+        }
+        let mut body = Vec::new();
+        while !body.ends_with(b"0\r\n\r\n") {
+            let mut piece = [0; 1024];
+            match wire.read(&mut piece)? {
+                0 => return Ok(()),
+                count => body.extend_from_slice(&piece[..count]),
+            }
+        }
+        let ends = if head.contains("/talk") { "0\r\n\r\n" } else { "HTTP/1.1 204 All\r\n\r\n" };
+        wire.get_mut().write_all(ends.as_bytes())
+    });
+    let gateway = Gateway::start(
+        &config(&upstream, ", auth: public").server("limits", "{ body_timeout: 3s, idle_timeout: 60s }"),
+    );
+    let mut client = Http2Client::connect(&gateway.address());
+    let (mut stalls, mut never_ends) = client.upload("/stalls");
+    let (mut steady, mut trickle) = client.upload("/steady");
+    let (mut talk, mut speech) = client.upload("/talk");
+    let start = Instant::now();
+    never_ends.send("begun", false);
+    speech.send("and then ", false);
+    assert_eq!(talk.data(), Ok(b"hello".to_vec()));
+    speech.send("a pause", false);
+    for _ in 0..9 {
+        trickle.send("little by little ", false);
+        crate::support::wait::let_pass(Duration::from_millis(500));
+    }
+    trickle.send("done", true);
+    assert_eq!(steady.status(), 204, "longer than the limit as a whole, but not between its pieces");
+
+    assert_eq!(stalls.data(), Err("CANCEL".to_owned()), "the stream is reset");
+    let took = start.elapsed();
+    assert!((Duration::from_millis(2900)..Duration::from_secs(20)).contains(&took), "ended after {took:?}");
+    let line = gateway.log_line(|line| line["path"] == "/stalls");
+    assert_eq!((&line["status"], &line["reason"]), (&408.into(), &"body_timeout".into()));
+    assert!(gateway.metric_becomes("portcullis_requests_cut_total", &[("reason", "body_timeout")], 1.0));
+    assert!(eventually(Duration::from_secs(5), || upstream.ended() >= 2), "the upstream goes on");
+
+    speech.send("that is all", true);
+    assert_eq!(talk.data(), Ok(Vec::new()), "the end of the conversation");
+    assert!(gateway.metric_becomes("portcullis_requests_cut_total", &[], 1.0));
 }

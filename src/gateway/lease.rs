@@ -1,4 +1,5 @@
-//! How long a request may go on: what is streamed under a token ends when the token does, or its session.
+//! How long a request may go on: what is streamed under a token ends when the token does, or its session; what the
+//! engine waits for without a limit gets one.
 
 use super::Gateway;
 use super::context::RequestContext;
@@ -17,7 +18,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 use std::time::Duration;
 
-/// How often a request is looked at whose session may be ended, or whose upstream may be too slow.
+/// How often a request is looked at whose session may be ended, or in which somebody may be too slow.
 const TICK: Duration = Duration::from_millis(250);
 
 /// The longest time between two looks at any other: the clock may be set meanwhile.
@@ -26,20 +27,50 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// How long a connection has to end in good order.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// In place of a time: none is set.
-const NEVER: u64 = u64::MAX;
-
 tokio::task_local! {
     // Pingora makes the context of a request by itself; nothing can be handed to it from around the request.
     static CURRENT: Arc<Lease>;
 }
 
 /// What a request may do for how long. It is given terms with its permit.
+#[derive(Default)]
 pub(super) struct Lease {
     terms: OnceLock<Terms>,
-    /// In milliseconds: when the upstream must have answered.
-    answer_by: AtomicU64,
+    /// When the upstream must have answered.
+    answer: Deadline,
+    /// When the next piece of the body must be here.
+    body: Deadline,
     ended: OnceLock<Reason>,
+}
+
+/// A time that is set, moved and taken back while others look at it, in milliseconds.
+struct Deadline(AtomicU64);
+
+impl Deadline {
+    /// In place of a time: none is set.
+    const NEVER: u64 = u64::MAX;
+
+    fn set(&self, at: Timestamp) {
+        self.0.store(at.as_millis(), Ordering::Relaxed);
+    }
+
+    fn clear(&self) {
+        self.0.store(Self::NEVER, Ordering::Relaxed);
+    }
+
+    fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed) != Self::NEVER
+    }
+
+    fn has_passed(&self, now: Timestamp) -> bool {
+        self.0.load(Ordering::Relaxed) <= now.as_millis()
+    }
+}
+
+impl Default for Deadline {
+    fn default() -> Self {
+        Self(AtomicU64::new(Self::NEVER))
+    }
 }
 
 /// What a permit says about its end.
@@ -51,14 +82,10 @@ struct Terms {
     session: Option<(SessionRef, Arc<Revocations>)>,
     /// Whether the upstream's answer is waited for here and not by the engine.
     awaits_answer: bool,
+    /// How long a piece of the body is waited for, where the engine would wait for ever.
+    body_timeout: Option<Duration>,
     /// The connection, if it is the request's alone.
     switch: Option<Arc<DeadlineSwitch>>,
-}
-
-impl Default for Lease {
-    fn default() -> Self {
-        Self { terms: OnceLock::new(), answer_by: AtomicU64::new(NEVER), ended: OnceLock::new() }
-    }
 }
 
 impl Lease {
@@ -75,13 +102,22 @@ impl Lease {
     /// An attempt begins: its answer must be there in time.
     pub(super) fn expect_answer(&self, within: Duration) {
         if let Some(terms) = self.terms.get().filter(|terms| terms.awaits_answer) {
-            self.answer_by.store(terms.clock.now().plus(within).as_millis(), Ordering::Relaxed);
+            self.answer.set(terms.clock.now().plus(within));
         }
     }
 
-    /// The answer is there.
-    pub(super) fn answered(&self) {
-        self.answer_by.store(NEVER, Ordering::Relaxed);
+    /// The upstream has agreed to a WebSocket.
+    pub(super) fn opened(&self) {
+        self.answer.clear();
+    }
+
+    /// Whether more of the body is awaited from now on.
+    pub(super) fn awaits_body(&self, more: bool) {
+        let waits = self.terms.get().and_then(|terms| Some((terms.clock.now(), terms.body_timeout?)));
+        match waits.filter(|_| more) {
+            Some((now, limit)) => self.body.set(now.plus(limit)),
+            None => self.body.clear(),
+        }
     }
 
     /// Why the request was ended from here, if it was.
@@ -98,12 +134,15 @@ impl Lease {
         if terms.session.as_ref().is_some_and(|(session, known)| known.is_revoked(session)) {
             return Some(Reason::Revoked);
         }
-        (self.answer_by.load(Ordering::Relaxed) <= now.as_millis()).then_some(Reason::UpstreamTimeout)
+        if self.body.has_passed(now) {
+            return Some(Reason::BodyTimeout);
+        }
+        self.answer.has_passed(now).then_some(Reason::UpstreamTimeout)
     }
 
     /// Until the next look.
     fn pause(&self, terms: &Terms) -> Duration {
-        let often = terms.session.is_some() || self.answer_by.load(Ordering::Relaxed) != NEVER;
+        let often = terms.session.is_some() || terms.body_timeout.is_some() || self.answer.is_set();
         let left = terms.until.map_or(Duration::MAX, |until| until.since(terms.clock.now()));
         left.min(if often { TICK } else { LONGEST_PAUSE }).max(Duration::from_millis(1))
     }
@@ -123,17 +162,19 @@ impl Lease {
 
 impl Gateway {
     /// Bounds the request by its token, unless the route only observes. A WebSocket is bounded in any case: its
-    /// upstream's answer is not awaited by the engine, which would hold its silence later to the same limit.
+    /// upstream's answer is not awaited by the engine, which would hold its silence later to the same limit. So is
+    /// an upload over HTTP/2, for which the engine has no limit.
     pub(super) fn bound(
         &self,
-        session: &Session,
+        session: &mut Session,
         ctx: &RequestContext,
         served: &ServedRoute,
         permit: &Permit,
     ) {
         let requirement = &served.route.requirement;
         let claims = permit.claims().filter(|_| requirement.enforce);
-        if claims.is_none() && !ctx.upgrade {
+        let uploads = session.as_ref().is_http2() && !session.as_mut().is_body_done();
+        if claims.is_none() && !ctx.upgrade && !uploads {
             return;
         }
         let heeded = claims.filter(|_| requirement.revocation != RevocationMode::Off);
@@ -143,6 +184,7 @@ impl Gateway {
             until: claims.map(|claims| claims.good_until()),
             session: own.map(|(session, sessions)| (session, Arc::clone(&sessions.revocations))),
             awaits_answer: ctx.upgrade,
+            body_timeout: uploads.then_some(ctx.snapshot.limits.body_timeout),
             switch: Guarded::switch(session.stream()).cloned(),
         });
     }

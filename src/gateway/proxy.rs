@@ -53,9 +53,11 @@ impl ProxyHttp for Gateway {
         &self,
         session: &mut Session,
         body: &mut Option<Bytes>,
-        _end: bool,
+        end: bool,
         ctx: &mut RequestContext,
     ) -> Result<()> {
+        // Once the upstream speaks it is a conversation, in which a pause is no stall.
+        ctx.lease.awaits_body(!end && ctx.untold.status.is_none());
         ctx.body_bytes += body.as_ref().map_or(0, |piece| piece.len() as u64);
         match ctx.body_limit() {
             // A WebSocket has no length.
@@ -93,7 +95,9 @@ impl ProxyHttp for Gateway {
         ctx: &mut RequestContext,
     ) -> Result<()> {
         let cookies = self.own.as_ref().map(|own| &own.cookie);
-        outgoing::prepare(session, upstream_request, ctx, cookies)
+        outgoing::prepare(session, upstream_request, ctx, cookies)?;
+        ctx.lease.awaits_body(true);
+        Ok(())
     }
 
     /// An upstream may switch to WebSocket if it was asked to, and to nothing else: what follows a 101 is no HTTP
@@ -135,6 +139,7 @@ impl ProxyHttp for Gateway {
         for (name, value) in ctx.standing.iter().flat_map(Standing::fields) {
             response.append_header(respond::spelled(&name), value)?;
         }
+        ctx.lease.awaits_body(false);
         ctx.untold.status = Some(response.status.as_u16());
         if let Some(served) = &ctx.route {
             ctx.attempt.answer(&served.upstream);
@@ -196,7 +201,7 @@ impl ProxyHttp for Gateway {
             // The client is gone; nobody is left to answer.
             return FailToProxy { error_code: 0, can_reuse_downstream: false };
         };
-        // An upstream that waits for a body the client does not send is not slow. HTTP/2 has no other limit.
+        // An upstream that waits for a body the client does not send is not slow.
         if *error.etype() == ErrorType::ReadTimedout && !session.as_mut().is_body_done() {
             reason = Reason::BodyTimeout;
         }

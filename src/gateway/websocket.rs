@@ -42,7 +42,7 @@ pub(super) fn is_accepted(response: &ResponseHeader) -> bool {
 pub(super) fn open(session: &mut Session, response: &mut ResponseHeader, lease: &Lease) -> Result<()> {
     response.insert_header(header::CONNECTION, "Upgrade")?;
     response.insert_header(header::UPGRADE, "websocket")?;
-    lease.answered();
+    lease.opened();
     session.set_read_timeout(None);
     let Some(switch) = Guarded::switch(session.stream()) else {
         return Error::e_explain(ErrorType::InternalError, "no connection to switch");

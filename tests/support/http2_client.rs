@@ -1,7 +1,9 @@
 //! An HTTP/2 client over cleartext with several streams on one connection, for tests that wait in between.
 
 use bytes::Bytes;
+use h2::SendStream;
 use http::Request;
+use http::request::Builder;
 use std::net::TcpStream as StdStream;
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,10 +48,35 @@ impl Http2Client {
     pub(crate) fn begin(&mut self, path: &str, token: Option<&str>) -> Exchange {
         let request = Request::get(format!("http://{}{path}", self.authority));
         let request = token.iter().fold(request, |r, t| r.header("authorization", format!("Bearer {t}")));
+        self.send(request, true).0
+    }
+
+    /// Begins a `POST` to `path`, whose body comes in pieces.
+    #[track_caller]
+    pub(crate) fn upload(&mut self, path: &str) -> (Exchange, Upload) {
+        let request = Request::post(format!("http://{}{path}", self.authority));
+        let (exchange, body) = self.send(request, false);
+        (exchange, Upload(body))
+    }
+
+    #[track_caller]
+    fn send(&self, request: Builder, whole: bool) -> (Exchange, SendStream<Bytes>) {
         let request = request.body(()).expect("a request");
         let ready = self.runtime.block_on(self.client.clone().ready());
-        let (response, _) = ready.and_then(|mut c| c.send_request(request, true)).expect("a stream");
-        Exchange { runtime: Arc::clone(&self.runtime), response: Some(response), head: None, stream: None }
+        let (response, body) = ready.and_then(|mut c| c.send_request(request, whole)).expect("a stream");
+        let runtime = Arc::clone(&self.runtime);
+        (Exchange { runtime, response: Some(response), head: None, stream: None }, body)
+    }
+}
+
+/// The body of a request, which is not all sent yet; it is broken off with the value.
+pub(crate) struct Upload(SendStream<Bytes>);
+
+impl Upload {
+    /// Sends some words more, and with the last of them the end.
+    #[track_caller]
+    pub(crate) fn send(&mut self, words: &'static str, last: bool) {
+        self.0.send_data(Bytes::from_static(words.as_bytes()), last).expect("a piece to be sent");
     }
 }
 
