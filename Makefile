@@ -13,9 +13,13 @@ help:
 build-tools:
 	@sh .ci/packages cc=build-essential cmake=cmake
 
+# Where Debian's Python has its packages.
+PYTHON := /usr/lib/python3/dist-packages
+
 # procps has `kill`, which is never missing as a word of the shell.
 test-tools: build-tools
-	@sh .ci/packages redis-server=redis-server prometheus=prometheus nginx=nginx curl=curl pgrep=procps
+	@sh .ci/packages redis-server=redis-server prometheus=prometheus nginx=nginx curl=curl pgrep=procps \
+		/usr/bin/python3=python3 $(PYTHON)/websockets=python3-websockets $(PYTHON)/grpc=python3-grpcio
 
 run: build-tools
 	@sh .ci/packages curl=curl
@@ -30,6 +34,7 @@ test: test-tools
 soak: test-tools
 	cargo build --locked --bins
 	PORTCULLIS_SOAK_OUTAGE=60 cargo test --locked --test tests -- --nocapture outage::
+	PORTCULLIS_SOAK_TRANSFER=1024 cargo test --locked --test tests -- --nocapture transfers::
 	PORTCULLIS_SOAK_FORGED=1000000 cargo test --locked --test tests -- --nocapture forgery::
 	PORTCULLIS_SOAK_MIXED=1800 cargo test --locked --test tests -- --nocapture soak::
 	PORTCULLIS_SOAK_ROTATIONS=100000 cargo test --locked --lib -- --nocapture size_tests::

@@ -40,6 +40,7 @@ mod proxy;
 mod proxy_protocol;
 mod rate_limits;
 mod readme;
+mod real_clients;
 mod reload;
 mod secret_rotation;
 mod sessions;

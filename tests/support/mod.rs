@@ -17,6 +17,7 @@ pub(crate) mod ports;
 pub(crate) mod redis;
 pub(crate) mod redis_group;
 pub(crate) mod relay;
+pub(crate) mod script;
 pub(crate) mod site;
 pub(crate) mod tls;
 pub(crate) mod token;
