@@ -49,6 +49,7 @@ mod stores;
 mod streams;
 mod throttle;
 mod tidy;
+mod transfers;
 mod upstreams;
 mod verification;
 mod websocket;

@@ -1,4 +1,4 @@
-//! How much a test does, and how long what it did took.
+//! How much a test does, how long what it did took, and how much memory.
 
 use std::time::Duration;
 
@@ -7,6 +7,26 @@ pub(crate) fn scale(name: &str, otherwise: u32) -> u32 {
     match std::env::var(name) {
         Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name} is a number, not {text:?}")),
         Err(_) => otherwise,
+    }
+}
+
+/// How much memory a process has, in KiB.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Memory {
+    /// At the moment.
+    pub(crate) now: u64,
+    /// At most, so far.
+    pub(crate) peak: u64,
+}
+
+impl Memory {
+    pub(crate) fn of(process: u32) -> Self {
+        let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("a running process");
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a line of the status");
+            line.trim().trim_end_matches(" kB").parse().expect("a number")
+        };
+        Self { now: field("VmRSS:"), peak: field("VmHWM:") }
     }
 }
 
