@@ -42,6 +42,8 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("moka", &["token/verified_cache", "token/assertion"]),
     ("prometheus", &["metrics"]),
     ("argon2", &["directory/password_hash"]),
+    ("bcrypt", &["directory/stored"]),
+    ("scrypt", &["directory/stored"]),
     ("reqwest", &["outbound"]),
 ];
 const MOST_LINES: usize = 400;

@@ -74,10 +74,24 @@ pub enum RecordProblem {
 const MAX_NAME: usize = 255;
 const MAX_CLAIMS: usize = 4096;
 
+/// A hash in the file that is not of the kind we make, and one of the same password that is.
+#[derive(Debug)]
+pub struct Upgrade {
+    /// As it stands in the file.
+    pub old: Secret<String>,
+    /// What should stand there.
+    pub new: Secret<String>,
+}
+
+/// Who is told of hashes that should be replaced.
+pub type UpgradeObserver = Arc<dyn Fn(Upgrade) + Send + Sync>;
+
 #[derive(Debug)]
 struct User {
     identity: Identity,
     hash: Arc<PasswordHash>,
+    /// As it stands in the file.
+    text: Secret<String>,
     disabled: bool,
 }
 
@@ -90,10 +104,16 @@ struct Table {
 }
 
 /// Users from a file.
-#[derive(Debug)]
 pub struct FileDirectory {
     table: ArcSwap<Table>,
     pool: Arc<PasswordPool>,
+    upgrades: UpgradeObserver,
+}
+
+impl std::fmt::Debug for FileDirectory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FileDirectory").field("table", &self.table).finish_non_exhaustive()
+    }
 }
 
 /// Whether these records can be users, without becoming any.
@@ -110,7 +130,26 @@ impl FileDirectory {
     /// # Errors
     /// Every record that cannot be a user.
     pub fn new(records: Vec<UserRecord>, pool: Arc<PasswordPool>) -> Result<Self, Vec<RecordError>> {
-        Ok(Self { table: ArcSwap::from_pointee(Table::new(records)?), pool })
+        let upgrades = Arc::new(|_| ());
+        Ok(Self { table: ArcSwap::from_pointee(Table::new(records)?), pool, upgrades })
+    }
+
+    /// Tells who it is of hashes that should be replaced, after a good login.
+    #[must_use]
+    pub fn telling(self, upgrades: UpgradeObserver) -> Self {
+        Self { upgrades, ..self }
+    }
+
+    /// Makes a hash of our kind from a password that was just found right. Nobody waits for it.
+    fn upgrade(&self, user: &User, password: Secret<String>) {
+        let (pool, upgrades) = (Arc::clone(&self.pool), Arc::clone(&self.upgrades));
+        let old = user.text.clone();
+        tokio::spawn(async move {
+            // A pool that is busy has better things to do; the next login comes.
+            if let Ok(new) = pool.make(password).await {
+                upgrades(Upgrade { old, new });
+            }
+        });
     }
 
     /// Puts other users in the place of all of these, at once.
@@ -129,8 +168,13 @@ impl UserDirectory for FileDirectory {
         let table = self.table.load_full();
         let user = table.by_username.get(&credentials.username);
         let hash = user.map_or(&table.nobody, |user| &user.hash);
+        let outdated = hash.is_outdated_for(credentials.password.expose().as_bytes());
+        let kept = outdated.then(|| credentials.password.clone());
         let right = self.pool.verify(Arc::clone(hash), credentials.password).await?;
         let user = user.filter(|user| right && !user.disabled);
+        if let (Some(user), Some(password)) = (user, kept) {
+            self.upgrade(user, password);
+        }
         Ok(user.map(|user| user.identity.clone()))
     }
 
@@ -198,7 +242,7 @@ impl TryFrom<UserRecord> for User {
         }
         check_claims(&claims)?;
         let hash = Arc::new(PasswordHash::parse(password_hash.expose())?);
-        Ok(Self { identity: Identity { subject, claims }, hash, disabled })
+        Ok(Self { identity: Identity { subject, claims }, hash, text: password_hash, disabled })
     }
 }
 
@@ -228,7 +272,7 @@ mod tests {
     use super::*;
     use crate::directory::password::PoolSettings;
     use crate::directory::password::tests::stalled;
-    use crate::directory::password_hash::hash_password;
+    use crate::directory::password_hash::{Argon2Cost, hash_password};
     use serde_json::json;
 
     fn record(username: &str, password: &str) -> UserRecord {
@@ -288,6 +332,43 @@ mod tests {
         assert_eq!(login(&directory, "alice", "x").await, None);
     }
 
+    /// bcrypt's hash of `U*U`.
+    const BCRYPT: &str = "$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW";
+
+    #[tokio::test]
+    async fn after_a_good_login_a_hash_of_another_kind_is_replaced_and_after_a_bad_one_it_is_not() {
+        let old = UserRecord { password_hash: Secret::new(BCRYPT.to_owned()), ..record("alice", "x") };
+        let gone = UserRecord {
+            password_hash: Secret::new(BCRYPT.to_owned()),
+            disabled: true,
+            ..record("carol", "x")
+        };
+        let (told, mut upgrades) = tokio::sync::mpsc::unbounded_channel();
+        let directory = FileDirectory::new(vec![old, gone, record("bob", "U*U")], pool()).unwrap();
+        let directory = directory.telling(Arc::new(move |upgrade| told.send(upgrade).unwrap()));
+        assert_eq!(login(&directory, "alice", "wrong").await, None);
+        assert_eq!(login(&directory, "carol", "U*U").await, None);
+        assert!(login(&directory, "bob", "U*U").await.is_some());
+        assert!(login(&directory, "alice", "U*U").await.is_some());
+        let Upgrade { old, new } = upgrades.recv().await.unwrap();
+        assert_eq!(old.expose(), BCRYPT);
+        assert!(new.expose().starts_with("$argon2id$v=19$m=19456,t=2,p=1$"));
+        let made = PasswordHash::parse(new.expose()).unwrap();
+        let mut memory = crate::directory::password_hash::Memory::default();
+        assert!(made.verifies(b"U*U", &mut memory) && !made.verifies(b"wrong", &mut memory));
+        assert!(upgrades.try_recv().is_err(), "one login, one upgrade");
+    }
+
+    #[tokio::test]
+    async fn unknown_names_cost_what_users_of_another_kind_cost() {
+        let old = || UserRecord { password_hash: Secret::new(BCRYPT.to_owned()), ..record("a", "x") };
+        let other = UserRecord { username: "b".into(), ..old() };
+        let directory = FileDirectory::new(vec![old(), other, record("c", "x")], pool()).unwrap();
+        let table = directory.table.load();
+        assert_eq!(table.nobody.cost(), table.by_username["a"].hash.cost());
+        assert_ne!(table.nobody.cost(), table.by_username["c"].hash.cost());
+    }
+
     #[tokio::test]
     async fn a_bad_replacement_changes_nothing() {
         let directory = FileDirectory::new(vec![record("alice", "x")], pool()).unwrap();
@@ -322,8 +403,8 @@ mod tests {
         assert_eq!(problem(twice), RecordProblem::RepeatedUsername);
         let shared = vec![record("a", "x"), UserRecord { subject: Some("a".into()), ..record("b", "x") }];
         assert_eq!(problem(shared), RecordProblem::RepeatedSubject("a".to_owned()));
-        let bcrypt = UserRecord { password_hash: Secret::new("$2b$12$x".into()), ..record("a", "x") };
-        assert_eq!(problem(vec![bcrypt]), RecordProblem::Hash(HashError::Unsupported("bcrypt")));
+        let crypt = UserRecord { password_hash: Secret::new("$6$x$y".into()), ..record("a", "x") };
+        assert_eq!(problem(vec![crypt]), RecordProblem::Hash(HashError::Unsupported("SHA-512-crypt")));
     }
 
     #[test]
@@ -340,7 +421,7 @@ mod tests {
 
     #[test]
     fn unknown_names_cost_what_most_users_cost() {
-        let cost = |memory_kib| Cost { memory_kib, passes: 1, lanes: 1 };
+        let cost = |memory_kib| Cost::Argon2(Argon2Cost { memory_kib, passes: 1, lanes: 1 });
         assert_eq!(usual_cost([cost(8), cost(64), cost(8)].into_iter()), cost(8));
         assert_eq!(usual_cost([cost(8), cost(64)].into_iter()), cost(64));
         assert_eq!(usual_cost(std::iter::empty()), Cost::DEFAULT);

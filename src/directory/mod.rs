@@ -4,6 +4,7 @@ pub mod file;
 pub mod http;
 pub mod password;
 pub mod password_hash;
+pub mod stored;
 
 use crate::secret::Secret;
 use async_trait::async_trait;

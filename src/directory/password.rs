@@ -2,7 +2,8 @@
 //! delays logins and not the proxied traffic.
 
 use super::DirectoryError;
-use super::password_hash::{Memory, PasswordHash};
+use super::password_hash::{self, Memory, PasswordHash};
+use crate::clock::random_bytes;
 use crate::secret::Secret;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
@@ -35,10 +36,9 @@ pub struct PasswordPool {
 }
 
 #[derive(Debug)]
-struct Job {
-    hash: Arc<PasswordHash>,
-    password: Secret<String>,
-    answer: oneshot::Sender<bool>,
+enum Job {
+    Verify { hash: Arc<PasswordHash>, password: Secret<String>, answer: oneshot::Sender<bool> },
+    Make { password: Secret<String>, answer: oneshot::Sender<Option<Secret<String>>> },
 }
 
 impl PasswordPool {
@@ -67,15 +67,30 @@ impl PasswordPool {
         password: Secret<String>,
     ) -> Result<bool, DirectoryError> {
         let (answer, answered) = oneshot::channel();
+        self.send(Job::Verify { hash, password, answer })?;
+        answered.await.map_err(|_| stopped())
+    }
+
+    /// A new hash of `password`, as a PHC string.
+    ///
+    /// # Errors
+    /// [`DirectoryError::Busy`] when the queue is full.
+    pub async fn make(&self, password: Secret<String>) -> Result<Secret<String>, DirectoryError> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Job::Make { password, answer })?;
+        answered.await.ok().flatten().ok_or_else(stopped)
+    }
+
+    fn send(&self, job: Job) -> Result<(), DirectoryError> {
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        if let Err(refused) = self.jobs.try_send(Job { hash, password, answer }) {
+        let sent = self.jobs.try_send(job);
+        sent.map_err(|refused| {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
-            return Err(match refused {
+            match refused {
                 TrySendError::Full(_) => DirectoryError::Busy,
                 TrySendError::Disconnected(_) => stopped(),
-            });
-        }
-        answered.await.map_err(|_| stopped())
+            }
+        })
     }
 
     /// Logins that wait for a thread: the gauge `password_hash_queue`.
@@ -95,11 +110,20 @@ fn work(queue: &Mutex<Receiver<Job>>, waiting: &AtomicUsize) {
     let mut memory = Memory::default();
     loop {
         let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(Job { hash, password, answer }) = next else { return };
+        let Ok(job) = next else { return };
         waiting.fetch_sub(1, Ordering::Relaxed);
-        // A client that has gone away needs no answer.
-        if !answer.is_closed() {
-            let _ = answer.send(hash.verifies(password.expose().as_bytes(), &mut memory));
+        match job {
+            // A client that has gone away needs no answer.
+            Job::Verify { answer, .. } if answer.is_closed() => {}
+            Job::Verify { hash, password, answer } => {
+                let _ = answer.send(hash.verifies(password.expose().as_bytes(), &mut memory));
+            }
+            Job::Make { password, answer } => {
+                let made = random_bytes()
+                    .ok()
+                    .and_then(|salt| password_hash::hash_password(password.expose().as_bytes(), salt).ok());
+                let _ = answer.send(made.map(Secret::new));
+            }
         }
     }
 }

@@ -1,5 +1,6 @@
-//! A stored password hash: read with bounds on what verifying it may cost, verified, and made.
+//! A password hash: read with bounds on what verifying it may cost, verified, and made.
 
+use super::stored::{Stored, Work};
 use argon2::{Algorithm, Argon2, Block, Params, Version};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
@@ -15,7 +16,16 @@ const SALT: usize = 16;
 const OUTPUT: usize = 32;
 
 /// A password hash that can be verified within bounds.
-pub struct PasswordHash {
+pub struct PasswordHash(Kind);
+
+enum Kind {
+    /// As we make them.
+    Argon2(Argon2Hash),
+    /// As users bring them along.
+    Other(Stored),
+}
+
+struct Argon2Hash {
     algorithm: Algorithm,
     version: Version,
     params: Params,
@@ -23,9 +33,18 @@ pub struct PasswordHash {
     output: Vec<u8>,
 }
 
-/// What verifying a hash costs: memory in KiB, passes, lanes.
+/// What verifying a hash costs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Cost {
+pub enum Cost {
+    /// By Argon2.
+    Argon2(Argon2Cost),
+    /// By another function.
+    Other(Work),
+}
+
+/// What Argon2 costs: memory in KiB, passes, lanes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Argon2Cost {
     /// Memory in KiB (`m`).
     pub memory_kib: u32,
     /// Passes over it (`t`).
@@ -38,14 +57,17 @@ pub struct Cost {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HashError {
     /// A known kind that this version does not verify.
-    #[error("{0} hashes are not supported yet; use argon2id (portcullis hash-password)")]
+    #[error("{0} hashes are not supported; use argon2id (portcullis hash-password)")]
     Unsupported(&'static str),
     /// Not a password hash, or an unknown kind.
-    #[error("not an argon2 hash in PHC form ($argon2id$v=19$m=…,t=…,p=…$salt$hash)")]
+    #[error(
+        "not a hash of a kind that is known: argon2, scrypt or pbkdf2 in PHC form ($argon2id$v=19$m=…,t=…,p=…$salt$hash), \
+         or bcrypt ($2b$…)"
+    )]
     Malformed,
     /// Verifying it would take more memory or time than one login may.
-    #[error("m={}, t={} asks for too much: at most m={MAX_MEMORY_KIB} and m*t={MAX_WORK_KIB}", .0.memory_kib, .0.passes)]
-    TooCostly(Cost),
+    #[error("asks for too much: {0}")]
+    TooCostly(String),
 }
 
 /// A worker's memory, kept from one hash to the next: page faults would cost more than the hash itself.
@@ -77,11 +99,14 @@ impl fmt::Debug for Memory {
 }
 
 impl PasswordHash {
-    /// Reads a hash in PHC form. `argon2id`, `argon2i` and `argon2d` are verified.
+    /// Reads a hash: argon2, scrypt and pbkdf2 in PHC form, and bcrypt.
     ///
     /// # Errors
     /// [`HashError`], also for parameters with which one login could exhaust the machine.
     pub fn parse(text: &str) -> Result<Self, HashError> {
+        if let Some(stored) = Stored::parse(text) {
+            return stored.map(|stored| Self(Kind::Other(stored)));
+        }
         if let Some(kind) = unsupported_kind(text) {
             return Err(HashError::Unsupported(kind));
         }
@@ -96,38 +121,67 @@ impl PasswordHash {
         }
         params = Params::new(params.m_cost(), params.t_cost(), params.p_cost(), Some(output.len()))
             .map_err(|_| HashError::Malformed)?;
-        let hash = Self {
-            algorithm,
-            version,
-            params,
-            salt: salt.as_ref().to_vec(),
-            output: output.as_bytes().to_vec(),
-        };
-        let cost = hash.cost();
-        let work = u64::from(cost.memory_kib).saturating_mul(cost.passes.into());
-        if cost.memory_kib > MAX_MEMORY_KIB || work > MAX_WORK_KIB {
-            return Err(HashError::TooCostly(cost));
+        let (memory, passes) = (params.m_cost(), params.t_cost());
+        let work = u64::from(memory).saturating_mul(passes.into());
+        if memory > MAX_MEMORY_KIB || work > MAX_WORK_KIB {
+            let most = format!("at most m={MAX_MEMORY_KIB} and m*t={MAX_WORK_KIB}");
+            return Err(HashError::TooCostly(format!("m={memory}, t={passes}, {most}")));
         }
-        Ok(hash)
+        let (salt, output) = (salt.as_ref().to_vec(), output.as_bytes().to_vec());
+        Ok(Self(Kind::Argon2(Argon2Hash { algorithm, version, params, salt, output })))
     }
 
     /// A hash of no password that takes the same work as others of `cost`; it verifies nothing.
     /// `None` if Argon2 has no such parameters.
     pub fn of_nobody(cost: Cost) -> Option<Self> {
-        let Cost { memory_kib, passes, lanes } = cost;
+        let Argon2Cost { memory_kib, passes, lanes } = match cost {
+            Cost::Argon2(cost) => cost,
+            Cost::Other(work) => return Some(Self(Kind::Other(Stored::of_nobody(work)))),
+        };
         let params = Params::new(memory_kib, passes, lanes, Some(OUTPUT)).ok()?;
         let (algorithm, version) = (Algorithm::Argon2id, Version::V0x13);
-        Some(Self { algorithm, version, params, salt: vec![0; SALT], output: Vec::new() })
+        Some(Self(Kind::Argon2(Argon2Hash {
+            algorithm,
+            version,
+            params,
+            salt: vec![0; SALT],
+            output: Vec::new(),
+        })))
     }
 
     /// What verifying it costs.
     pub fn cost(&self) -> Cost {
-        let params = &self.params;
-        Cost { memory_kib: params.m_cost(), passes: params.t_cost(), lanes: params.p_cost() }
+        match &self.0 {
+            Kind::Argon2(hash) => Cost::Argon2(hash.cost()),
+            Kind::Other(stored) => Cost::Other(stored.work()),
+        }
+    }
+
+    /// Whether a hash of ours should take its place, now that its password is known. Where it does not tell this
+    /// password from all others, it stays.
+    pub fn is_outdated_for(&self, password: &[u8]) -> bool {
+        match &self.0 {
+            Kind::Argon2(_) => false,
+            Kind::Other(stored) => stored.sees_all_of(password),
+        }
     }
 
     /// Whether it is the hash of `password`.
     pub fn verifies(&self, password: &[u8], memory: &mut Memory) -> bool {
+        match &self.0 {
+            Kind::Argon2(hash) => hash.verifies(password, memory),
+            Kind::Other(stored) => stored.verifies(password),
+        }
+    }
+}
+
+impl Argon2Hash {
+    fn cost(&self) -> Argon2Cost {
+        let params = &self.params;
+        Argon2Cost { memory_kib: params.m_cost(), passes: params.t_cost(), lanes: params.p_cost() }
+    }
+
+    fn verifies(&self, password: &[u8], memory: &mut Memory) -> bool {
         let mut output = vec![0; self.params.output_len().unwrap_or(OUTPUT)];
         let argon2 = Argon2::new(self.algorithm, self.version, self.params.clone());
         let blocks = memory.blocks(&self.params);
@@ -137,13 +191,18 @@ impl PasswordHash {
     }
 }
 
-impl Cost {
+impl Argon2Cost {
     /// What new hashes cost (OWASP's minimum for Argon2id): 19 MiB, two passes, one lane.
     pub const DEFAULT: Self = Self {
         memory_kib: Params::DEFAULT_M_COST,
         passes: Params::DEFAULT_T_COST,
         lanes: Params::DEFAULT_P_COST,
     };
+}
+
+impl Cost {
+    /// What new hashes cost.
+    pub const DEFAULT: Self = Self::Argon2(Argon2Cost::DEFAULT);
 }
 
 impl fmt::Debug for PasswordHash {
@@ -157,7 +216,7 @@ impl fmt::Debug for PasswordHash {
 /// # Errors
 /// Argon2's own, which no password of a size that fits in memory meets.
 pub fn hash_password(password: &[u8], salt: [u8; SALT]) -> Result<String, argon2::Error> {
-    let Cost { memory_kib, passes, lanes } = Cost::DEFAULT;
+    let Argon2Cost { memory_kib, passes, lanes } = Argon2Cost::DEFAULT;
     let params = Params::new(memory_kib, passes, lanes, Some(OUTPUT))?;
     let mut output = [0; OUTPUT];
     Argon2::new(Algorithm::Argon2id, Version::V0x13, params).hash_password_into(
@@ -170,11 +229,10 @@ pub fn hash_password(password: &[u8], salt: [u8; SALT]) -> Result<String, argon2
 }
 
 fn unsupported_kind(text: &str) -> Option<&'static str> {
-    const KINDS: [(&str, &str); 9] = [
-        ("$2", "bcrypt"),
-        ("$scrypt$", "scrypt"),
-        ("$7$", "scrypt"),
-        ("$pbkdf2", "PBKDF2"),
+    const KINDS: [(&str, &str); 8] = [
+        ("$2", "other bcrypt"),
+        ("$7$", "crypt's scrypt"),
+        ("$pbkdf2", "other PBKDF2"),
         ("$1$", "MD5-crypt"),
         ("$5$", "SHA-256-crypt"),
         ("$6$", "SHA-512-crypt"),
@@ -187,6 +245,22 @@ fn unsupported_kind(text: &str) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn argon2(memory_kib: u32) -> Cost {
+        Cost::Argon2(Argon2Cost { memory_kib, passes: 1, lanes: 1 })
+    }
+
+    #[test]
+    fn hashes_of_other_kinds_verify_and_are_outdated_but_where_they_are_blind() {
+        let text = "$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW";
+        let hash = PasswordHash::parse(text).unwrap();
+        let mut memory = Memory::default();
+        assert!(hash.verifies(b"U*U", &mut memory) && !hash.verifies(b"U*V", &mut memory));
+        assert!(hash.is_outdated_for(b"U*U") && hash.is_outdated_for(&[b'a'; 71]));
+        assert!(!hash.is_outdated_for(&[b'a'; 72]), "what it does not look at must not become a password");
+        assert!(!PasswordHash::parse(&hash_password(b"x", [3; 16]).unwrap()).unwrap().is_outdated_for(b"x"));
+        assert!(PasswordHash::of_nobody(hash.cost()).unwrap().cost() == hash.cost());
+    }
 
     const SALTED: &str = "c29tZXNhbHRzb21lc2FsdA";
 
@@ -226,7 +300,7 @@ mod tests {
 
     #[test]
     fn a_hash_of_nobody_verifies_nothing() {
-        let hash = PasswordHash::of_nobody(Cost { memory_kib: 8, passes: 1, lanes: 1 }).unwrap();
+        let hash = PasswordHash::of_nobody(argon2(8)).unwrap();
         assert!(!hash.verifies(b"", &mut Memory::default()));
     }
 
@@ -244,9 +318,9 @@ mod tests {
     #[test]
     fn other_kinds_are_named_and_garbage_is_refused() {
         let error = |text: &str| PasswordHash::parse(text).unwrap_err();
-        assert_eq!(error("$2b$12$abcdefghijklmnopqrstuv"), HashError::Unsupported("bcrypt"));
-        assert_eq!(error("$pbkdf2-sha256$i=1,l=32$c29tZXNhbHQ$aaaa"), HashError::Unsupported("PBKDF2"));
-        assert_eq!(error("$scrypt$ln=15,r=8,p=1$c29tZXNhbHQ$aaaa"), HashError::Unsupported("scrypt"));
+        assert_eq!(error("$2x$05$CCCCCCCCCCCCCCCCCCCCC"), HashError::Unsupported("other bcrypt"));
+        assert_eq!(error("$pbkdf2$i=1,l=32$c29tZXNhbHQ$aaaa"), HashError::Unsupported("other PBKDF2"));
+        assert_eq!(error("$1$salt$hash"), HashError::Unsupported("MD5-crypt"));
         let cut = text("m=8,t=1,p=1");
         for bad in [
             "",
@@ -268,13 +342,9 @@ mod tests {
     #[test]
     fn memory_is_reused_and_a_large_one_given_back() {
         let mut memory = Memory::default();
-        PasswordHash::of_nobody(Cost { memory_kib: 80 * 1024, passes: 1, lanes: 1 })
-            .unwrap()
-            .verifies(b"", &mut memory);
+        PasswordHash::of_nobody(argon2(80 * 1024)).unwrap().verifies(b"", &mut memory);
         assert_eq!(memory.0.len(), Memory::KEPT_KIB);
-        PasswordHash::of_nobody(Cost { memory_kib: 8, passes: 1, lanes: 1 })
-            .unwrap()
-            .verifies(b"", &mut memory);
+        PasswordHash::of_nobody(argon2(8)).unwrap().verifies(b"", &mut memory);
         assert_eq!(memory.0.len(), Memory::KEPT_KIB);
     }
 }
