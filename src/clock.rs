@@ -53,6 +53,29 @@ impl Timestamp {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 
+    /// As a name that sorts by time: `20261122T041130Z`, in UTC and whole seconds.
+    pub fn to_compact(self) -> String {
+        let seconds = i64::try_from(self.as_secs()).unwrap_or(i64::MAX);
+        let Ok(time) = time::OffsetDateTime::from_unix_timestamp(seconds) else { return String::new() };
+        let (year, month, day) = time.to_calendar_date();
+        let (hour, minute, second) = time.to_hms();
+        format!("{year:04}{:02}{day:02}T{hour:02}{minute:02}{second:02}Z", u8::from(month))
+    }
+
+    /// From such a name; `None` for any other text.
+    pub fn from_compact(text: &str) -> Option<Self> {
+        let number = |from: usize, to: usize| {
+            let digits = text.get(from..to).filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()))?;
+            digits.parse::<u16>().ok()
+        };
+        let small = |from| number(from, from + 2).and_then(|number| u8::try_from(number).ok());
+        let form = text.len() == 16 && text.get(8..9) == Some("T") && text.ends_with('Z');
+        let month = time::Month::try_from(small(4).filter(|_| form)?).ok()?;
+        let date = time::Date::from_calendar_date(i32::from(number(0, 4)?), month, small(6)?).ok()?;
+        let time = date.with_hms(small(9)?, small(11)?, small(13)?).ok()?.assume_utc();
+        u64::try_from(time.unix_timestamp()).ok().map(Self::from_secs)
+    }
+
     /// As RFC 3339 writes it, in UTC with milliseconds where they are not zero; empty beyond the year 9999.
     pub fn to_rfc3339(self) -> String {
         time::OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1_000_000)

@@ -53,7 +53,6 @@ pub struct Assertions {
 
 struct Minting {
     signer: Arc<Signer>,
-    header: String,
 }
 
 type Key = (TokenHash, Addressee);
@@ -74,7 +73,7 @@ impl Assertions {
         Self {
             minted: Cache::builder().max_capacity(max_bytes).weigher(weight).build(),
             turns: signer.algorithm().is_slow().then(|| Semaphore::new(cores())),
-            minting: Arc::new(Minting { header: signer.header(TYPE), signer }),
+            minting: Arc::new(Minting { signer }),
         }
     }
 
@@ -129,7 +128,7 @@ impl Minting {
         let issued = now.as_secs();
         let full = issued.saturating_add(whole_seconds(to.lifetime));
         let expires = full.min(claims.expires.as_secs());
-        let token = self.signer.sign(&self.header, self.claims(claims, to, issued, expires)?)?;
+        let token = self.signer.sign(TYPE, self.claims(claims, to, issued, expires)?, now)?;
         let mut value = HeaderValue::try_from(token).map_err(|_| AssertionError::GivenUp)?;
         value.set_sensitive(true);
         // One that ends with the client's token cannot be followed by one that lives longer.
@@ -248,13 +247,13 @@ mod tests {
             });
             assert_eq!(part(&token, 1), expected);
             let header =
-                json!({ "typ": "assertion+jwt", "alg": algorithm.as_str(), "kid": rig.signer.kid() });
+                json!({ "typ": "assertion+jwt", "alg": algorithm.as_str(), "kid": rig.signer.kid(NOW) });
             assert_eq!(part(&token, 0), header);
-            let published: JwkSet = serde_json::from_str(rig.signer.public_key_set()).unwrap();
+            let published: JwkSet = serde_json::from_str(&rig.signer.public_key_set()).unwrap();
             let mut validation = Validation::new(algorithm.as_str().parse().unwrap());
             validation.set_audience(&["orders"]);
             validation.validate_exp = false;
-            let key = DecodingKey::from_jwk(published.find(rig.signer.kid()).unwrap()).unwrap();
+            let key = DecodingKey::from_jwk(published.find(&rig.signer.kid(NOW).unwrap()).unwrap()).unwrap();
             decode::<Value>(&token, &key, &validation).unwrap();
         }
     }

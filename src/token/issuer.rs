@@ -8,6 +8,7 @@ use crate::json::ClaimPath;
 use crate::key_set::cache::{Fetching, IssuerKeys, Refreshed, Snapshot};
 use crate::key_set::{Algorithm, KeySet, KeySetSettings, Source, Verdict};
 use crate::reason::Reason;
+use arc_swap::ArcSwap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,7 +55,27 @@ pub struct OwnIssuer {
     /// The `aud` we write.
     pub audiences: Vec<String>,
     /// The public part of our signing keys.
-    pub keys: Arc<KeySet>,
+    pub keys: Arc<OwnKeys>,
+}
+
+/// The public part of our signing keys, which may be others one day.
+#[derive(Debug)]
+pub struct OwnKeys(ArcSwap<(u64, Arc<KeySet>)>);
+
+impl OwnKeys {
+    pub(super) fn new(keys: KeySet) -> Self {
+        Self(ArcSwap::from_pointee((FIXED, Arc::new(keys))))
+    }
+
+    /// Tokens that were verified before are verified again, with these.
+    pub(super) fn replace(&self, keys: KeySet) {
+        let generation = self.0.load().0 + 1;
+        self.0.store(Arc::new((generation, Arc::new(keys))));
+    }
+
+    pub(super) fn latest(&self) -> Arc<KeySet> {
+        Arc::clone(&self.0.load().1)
+    }
 }
 
 /// Why issuers as configured cannot be served.
@@ -99,6 +120,7 @@ pub(super) struct Issuer {
 #[derive(Debug)]
 pub(super) enum Keys {
     Fixed(Arc<KeySet>),
+    Own(Arc<OwnKeys>),
     Fetched(Arc<IssuerKeys>),
 }
 
@@ -185,7 +207,7 @@ impl Issuer {
             iss: own.issuer,
             audiences: own.audiences.into(),
             algorithms: vec![Algorithm::Es256, Algorithm::EdDsa, Algorithm::Rs256],
-            keys: Keys::Fixed(own.keys),
+            keys: Keys::Own(own.keys),
             late: Duration::ZERO,
             early: OWN_EARLY,
             max_lifetime: None,
@@ -200,6 +222,7 @@ impl Issuer {
     pub(super) fn generation(&self, now: Timestamp) -> Option<u64> {
         match &self.keys {
             Keys::Fixed(_) => Some(FIXED),
+            Keys::Own(keys) => Some(keys.0.load().0),
             Keys::Fetched(keys) => keys.generation(now),
         }
     }
@@ -227,6 +250,11 @@ impl Issuer {
             Keys::Fixed(keys) => {
                 let judged = judge(keys, jws).map_err(|error| Unverified::Refused(error.reason()));
                 return judged.map(|()| FIXED);
+            }
+            Keys::Own(keys) => {
+                let keys = keys.0.load();
+                let judged = judge(&keys.1, jws).map_err(|error| Unverified::Refused(error.reason()));
+                return judged.map(|()| keys.0);
             }
             Keys::Fetched(keys) => keys,
         };

@@ -1,13 +1,14 @@
 //! The folder of our signing keys: every `*.pem` in it is a key, in the order of the file names.
 
+use super::key_stage::signs_from;
 use super::signing_key::{SigningAlgorithm, SigningKey, SigningKeyError};
-use crate::clock::{NoEntropy, random_bytes};
+use crate::clock::{NoEntropy, Timestamp, random_bytes};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-/// The name of the key that is made when there is none. Names sort: `1-…` signs before `2-…`.
+/// The name of the key that is made when there is none. Of names without a time the first signs: `1-…` before `2-…`.
 pub const FIRST_KEY: &str = "1-active.pem";
 
 /// A key and the file it lies in.
@@ -17,6 +18,8 @@ pub struct KeyFile {
     pub path: PathBuf,
     /// The key.
     pub key: SigningKey,
+    /// From when on it signs, by its name.
+    pub from: Timestamp,
 }
 
 /// Why the signing keys cannot be had.
@@ -70,7 +73,9 @@ pub fn read(folder: &Path) -> Result<Vec<KeyFile>, KeyFolderError> {
         let key = SigningKey::from_pem(&text);
         let key = key.map_err(|error| KeyFolderError::Key { path: path.clone(), error })?;
         if files.iter().all(|file| file.key.kid() != key.kid()) {
-            files.push(KeyFile { path, key });
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let from = signs_from(name);
+            files.push(KeyFile { path, key, from });
         }
     }
     Ok(files)

@@ -6,6 +6,7 @@ pub mod claims;
 mod issuer;
 mod jws;
 pub mod key_folder;
+pub mod key_stage;
 mod registered;
 pub mod signer;
 pub mod signing_key;

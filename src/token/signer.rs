@@ -1,12 +1,15 @@
 //! Signing our own tokens, access tokens first (RFC 9068), and publishing the keys they are verified with.
 
+use super::issuer::OwnKeys;
 use super::key_folder::{self, KeyFile, KeyFolderError};
+use super::key_stage;
 pub use super::signing_key::SigningAlgorithm;
 use super::signing_key::SigningKey;
 use super::verifier::OwnIssuer;
 use crate::clock::{NoEntropy, Timestamp, random_bytes};
 use crate::key_set::{KeySet, KeySetError};
 use crate::session::id::SessionRef;
+use arc_swap::ArcSwap;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value, json};
@@ -23,10 +26,17 @@ pub struct Signer {
     issuer: String,
     audiences: Vec<String>,
     lifetime: Duration,
-    key: SigningKey,
-    header: String,
-    public: String,
-    keys: Arc<KeySet>,
+    algorithm: SigningAlgorithm,
+    folder: PathBuf,
+    ring: ArcSwap<Ring>,
+    published: Arc<OwnKeys>,
+}
+
+/// The keys, as they were read last.
+#[derive(Debug)]
+struct Ring {
+    files: Vec<KeyFile>,
+    public: Arc<str>,
 }
 
 /// A new access token.
@@ -70,8 +80,8 @@ pub enum SignerError {
 }
 
 impl Signer {
-    /// A signer with the keys of `folder`: the first, by file name, that fits `algorithm` signs, and all are
-    /// published. Tokens are good for `lifetime`.
+    /// A signer with the keys of `folder`: that whose time has come last signs, of those that fit `algorithm`, and
+    /// all are published. Tokens are good for `lifetime`.
     ///
     /// # Errors
     /// [`SignerError`] if a file in the folder is no key, or none fits.
@@ -102,6 +112,27 @@ impl Signer {
         Self::load(folder, issuer, audiences, lifetime, algorithm)
     }
 
+    /// Like [`Signer::load`], but where the folder has no keys one is made that is never written: for a gateway
+    /// that is only tried.
+    ///
+    /// # Errors
+    /// [`SignerError`] if a file in the folder is no key, or none fits.
+    pub fn load_or_pretend(
+        folder: &Path,
+        issuer: String,
+        audiences: Vec<String>,
+        lifetime: Duration,
+        algorithm: SigningAlgorithm,
+    ) -> Result<Self, SignerError> {
+        let mut files = key_folder::read(folder)?;
+        if files.is_empty() {
+            let (key, _) = SigningKey::generate(algorithm)?;
+            let path = folder.join(key_folder::FIRST_KEY);
+            files.push(KeyFile { path, key, from: Timestamp::default() });
+        }
+        Self::new(files, folder, issuer, audiences, lifetime, algorithm)
+    }
+
     fn new(
         files: Vec<KeyFile>,
         folder: &Path,
@@ -110,15 +141,29 @@ impl Signer {
         lifetime: Duration,
         algorithm: SigningAlgorithm,
     ) -> Result<Self, SignerError> {
-        let public: Vec<_> = files.iter().map(|file| file.key.jwk().clone()).collect();
-        let mut keys = files.into_iter().map(|file| file.key);
-        let Some(key) = keys.find(|key| key.algorithm() == algorithm) else {
-            return Err(SignerError::NoKey { folder: folder.to_owned(), algorithm });
+        let folder = folder.to_owned();
+        let (ring, keys) = Ring::new(files, &folder, algorithm)?;
+        let (ring, published) = (ArcSwap::from_pointee(ring), Arc::new(OwnKeys::new(keys)));
+        Ok(Self { issuer, audiences, lifetime, algorithm, folder, ring, published })
+    }
+
+    /// Reads the folder again. What cannot be used changes nothing. Whether there are other keys now.
+    ///
+    /// # Errors
+    /// [`SignerError`] if a file in the folder is no key, or none fits.
+    pub fn reload(&self) -> Result<bool, SignerError> {
+        let (ring, keys) = Ring::new(key_folder::read(&self.folder)?, &self.folder, self.algorithm)?;
+        let before = self.ring.load();
+        let told = |ring: &Ring| -> Vec<_> {
+            ring.files.iter().map(|file| (file.key.kid().to_owned(), file.from)).collect()
         };
-        let header = header(&key, "at+jwt");
-        let public = json!({ "keys": public }).to_string();
-        let keys = Arc::new(KeySet::from_jwks(public.as_bytes())?);
-        Ok(Self { issuer, audiences, lifetime, key, header, public, keys })
+        if told(&before) == told(&ring) {
+            return Ok(false);
+        }
+        // First everybody here verifies with them, then they are published and sign.
+        self.published.replace(keys);
+        self.ring.store(Arc::new(ring));
+        Ok(true)
     }
 
     /// A token for `subject` that belongs to `session`. `claims` are the directory's (`scope`, `roles` and
@@ -153,24 +198,32 @@ impl Signer {
             ("uep", json!(session.epoch)),
         ];
         claims.extend(ours.map(|(name, value)| (name.to_owned(), value)));
-        let token = self.sign(&self.header, claims)?;
+        let token = self.sign("at+jwt", claims, now)?;
         Ok(MintedToken { token, expires_in: self.lifetime })
     }
 
-    /// The encoded header of tokens of this `typ`.
-    pub(super) fn header(&self, typ: &str) -> String {
-        header(&self.key, typ)
-    }
-
-    /// A token with this header, in compact form.
-    pub(super) fn sign(&self, header: &str, claims: Map<String, Value>) -> Result<String, SignerError> {
+    /// A token of this `typ`, in compact form.
+    pub(super) fn sign(
+        &self,
+        typ: &str,
+        claims: Map<String, Value>,
+        now: Timestamp,
+    ) -> Result<String, SignerError> {
+        let ring = self.ring.load();
+        let Some(KeyFile { key, .. }) = key_stage::active(&ring.files, self.algorithm, now) else {
+            return Err(self.no_key());
+        };
         let payload = URL_SAFE_NO_PAD.encode(Value::Object(claims).to_string());
-        let mut token = format!("{header}.{payload}");
-        let signature = self.key.sign(token.as_bytes());
-        let signature = signature.ok_or_else(|| SignerError::Signing(self.key.kid().to_owned()))?;
+        let mut token = format!("{}.{payload}", header(key, typ));
+        let signature = key.sign(token.as_bytes());
+        let signature = signature.ok_or_else(|| SignerError::Signing(key.kid().to_owned()))?;
         token.push('.');
         URL_SAFE_NO_PAD.encode_string(signature, &mut token);
         Ok(token)
+    }
+
+    fn no_key(&self) -> SignerError {
+        SignerError::NoKey { folder: self.folder.clone(), algorithm: self.algorithm }
     }
 
     /// Our `iss`.
@@ -180,22 +233,28 @@ impl Signer {
 
     /// What signs.
     pub(super) fn algorithm(&self) -> SigningAlgorithm {
-        self.key.algorithm()
+        self.algorithm
     }
 
-    /// Our public keys as a JWKS document.
-    pub fn public_key_set(&self) -> &str {
-        &self.public
+    /// Our public keys as a JWKS document: those that sign, will sign, and did.
+    pub fn public_key_set(&self) -> Arc<str> {
+        Arc::clone(&self.ring.load().public)
     }
 
     /// Our public keys.
-    pub fn keys(&self) -> &Arc<KeySet> {
-        &self.keys
+    pub fn keys(&self) -> Arc<KeySet> {
+        self.published.latest()
     }
 
     /// The `kid` of the key that signs.
-    pub fn kid(&self) -> &str {
-        self.key.kid()
+    pub fn kid(&self, now: Timestamp) -> Option<String> {
+        let ring = self.ring.load();
+        key_stage::active(&ring.files, self.algorithm, now).map(|file| file.key.kid().to_owned())
+    }
+
+    /// The folder of the keys.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// What the verifier needs to know our own tokens.
@@ -203,8 +262,25 @@ impl Signer {
         OwnIssuer {
             issuer: self.issuer.clone(),
             audiences: self.audiences.clone(),
-            keys: Arc::clone(&self.keys),
+            keys: Arc::clone(&self.published),
         }
+    }
+}
+
+impl Ring {
+    /// The keys, and what others verify with.
+    fn new(
+        files: Vec<KeyFile>,
+        folder: &Path,
+        algorithm: SigningAlgorithm,
+    ) -> Result<(Self, KeySet), SignerError> {
+        if files.iter().all(|file| file.key.algorithm() != algorithm) {
+            return Err(SignerError::NoKey { folder: folder.to_owned(), algorithm });
+        }
+        let public: Vec<_> = files.iter().map(|file| file.key.jwk().clone()).collect();
+        let public = json!({ "keys": public }).to_string();
+        let keys = KeySet::from_jwks(public.as_bytes())?;
+        Ok((Self { files, public: public.into() }, keys))
     }
 }
 
@@ -225,6 +301,7 @@ mod tests {
     use crate::session::id::{SessionId, UserKey};
     use jsonwebtoken::jwk::JwkSet;
     use jsonwebtoken::{DecodingKey, Validation, decode, decode_header};
+    use std::fs;
 
     const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_700);
 
@@ -265,7 +342,7 @@ mod tests {
             let token = minted(&signer, &json!({}));
             let header = decode_header(&token).unwrap();
             assert_eq!(header.typ.as_deref(), Some("at+jwt"));
-            let published: JwkSet = serde_json::from_str(signer.public_key_set()).unwrap();
+            let published: JwkSet = serde_json::from_str(&signer.public_key_set()).unwrap();
             let key = published.find(&header.kid.unwrap()).unwrap();
             let mut validation = Validation::new(algorithm.as_str().parse().unwrap());
             validation.set_audience(&["api"]);
@@ -323,10 +400,13 @@ mod tests {
         create("3-c.pem", SigningAlgorithm::Es256);
         let files = key_folder::read(&folder.0).unwrap();
         let es256 = signer(&folder, &["api"], SigningAlgorithm::Es256).unwrap();
-        assert_eq!(es256.kid(), files[1].key.kid());
-        assert_eq!(signer(&folder, &["api"], SigningAlgorithm::EdDsa).unwrap().kid(), files[0].key.kid());
+        assert_eq!(es256.kid(NOW).unwrap(), files[1].key.kid());
+        assert_eq!(
+            signer(&folder, &["api"], SigningAlgorithm::EdDsa).unwrap().kid(NOW).unwrap(),
+            files[0].key.kid()
+        );
         assert_eq!(es256.keys().size(), 3);
-        let published: Value = serde_json::from_str(es256.public_key_set()).unwrap();
+        let published: Value = serde_json::from_str(&es256.public_key_set()).unwrap();
         for (at, file) in files.iter().enumerate() {
             let key = &published["keys"][at];
             assert_eq!((&key["kid"], &key["use"]), (&json!(file.key.kid()), &json!("sig")));
@@ -334,6 +414,33 @@ mod tests {
         }
         let missing = signer(&folder, &["api"], SigningAlgorithm::Rs256).unwrap_err();
         assert!(matches!(missing, SignerError::NoKey { algorithm: SigningAlgorithm::Rs256, .. }));
+    }
+
+    #[test]
+    fn a_new_key_is_published_before_it_signs_and_the_old_one_after() {
+        let folder = TestFolder::new();
+        let minute = Duration::from_secs(60);
+        let signer = signer(&folder, &["api"], SigningAlgorithm::Es256).unwrap();
+        let old = signer.kid(NOW).unwrap();
+        let from = NOW.plus(minute);
+        key_folder::create(&folder.0, &key_stage::name_of(from), SigningAlgorithm::Es256).unwrap();
+        assert_eq!(signer.keys().size(), 1, "nothing changes before it is read");
+        assert!(signer.reload().unwrap());
+        assert!(!signer.reload().unwrap(), "the same keys are no change");
+        let published: Value = serde_json::from_str(&signer.public_key_set()).unwrap();
+        assert_eq!((signer.keys().size(), published["keys"].as_array().unwrap().len()), (2, 2));
+        let signed_by = |now| {
+            let token = signer.mint("u1", &Map::new(), session(), now).unwrap().token;
+            decode_header(&token).unwrap().kid.unwrap()
+        };
+        assert_eq!((signed_by(NOW), signer.kid(NOW).unwrap()), (old.clone(), old.clone()));
+        let new = signed_by(from);
+        assert_ne!(new, old);
+        assert_eq!(signed_by(from.plus(minute * 1000)), new);
+
+        fs::write(folder.0.join("broken.pem"), "x").unwrap();
+        assert!(signer.reload().is_err());
+        assert_eq!((signed_by(from), signer.keys().size()), (new, 2), "a broken folder changes nothing");
     }
 
     #[test]
@@ -350,8 +457,8 @@ mod tests {
         };
         assert!(matches!(load(), Err(SignerError::NoKey { .. })));
         let made = signer(&folder, &["api"], SigningAlgorithm::Es256).unwrap();
-        assert_eq!(signer(&folder, &["api"], SigningAlgorithm::Es256).unwrap().kid(), made.kid());
-        assert_eq!(load().unwrap().kid(), made.kid());
+        assert_eq!(signer(&folder, &["api"], SigningAlgorithm::Es256).unwrap().kid(NOW), made.kid(NOW));
+        assert_eq!(load().unwrap().kid(NOW), made.kid(NOW));
     }
 
     #[test]

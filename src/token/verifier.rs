@@ -65,7 +65,7 @@ impl Verifier {
     /// The key sets to keep fresh, to report on, and to be ready with.
     pub fn key_sets(&self) -> impl Iterator<Item = &Arc<IssuerKeys>> {
         self.issuers.iter().filter_map(|issuer| match &issuer.keys {
-            Keys::Fixed(_) => None,
+            Keys::Fixed(_) | Keys::Own(_) => None,
             Keys::Fetched(keys) => Some(keys),
         })
     }
@@ -437,7 +437,7 @@ mod tests {
         let strict = with(claims(), "iss", json!("https://strict.example"));
         assert_eq!(rig.refusal(&RSA.token(&with(header(), "typ", json!("at+jwt")), &strict)).await, bad);
         let own = with(claims(), "iss", json!("https://gateway.example"));
-        let at = json!({"alg": "ES256", "kid": rig.signer.kid(), "typ": "at+jwt"});
+        let at = json!({"alg": "ES256", "kid": rig.signer.kid(NOW), "typ": "at+jwt"});
         assert_eq!(rig.refusal(&rig.p256.token(&at, &own)).await, bad);
         let embedded = with(without(header(), "kid"), "jwk", OTHER_RSA.jwk());
         assert_eq!(rig.refusal(&OTHER_RSA.token(&embedded, &claims())).await, bad);
@@ -501,7 +501,7 @@ mod tests {
             assert_eq!(rig.corp(&with(header(), "typ", json!(typ)), &claims()).await, None, "{typ}");
         }
         let own = with(claims(), "iss", json!("https://gateway.example"));
-        let header = json!({"alg": "ES256", "kid": rig.signer.kid(), "typ": "JWT"});
+        let header = json!({"alg": "ES256", "kid": rig.signer.kid(NOW), "typ": "JWT"});
         assert_eq!(rig.refusal(&rig.p256.token(&header, &own)).await, Some(Reason::WrongType));
     }
 
