@@ -8,15 +8,18 @@ mod forward;
 mod http_directory;
 mod issuers;
 mod pem;
+pub mod policies;
 mod rate_limit;
 mod reader;
 mod requirement;
 mod routes;
+pub mod schema;
 mod secrets;
 mod server;
 mod session_secrets;
 mod sessions;
 mod store;
+mod trace;
 mod units;
 mod upstreams;
 mod users;
@@ -24,9 +27,11 @@ mod web;
 mod yaml;
 
 pub use finding::{ConfigErrors, Finding, Mark, Severity};
+pub use secrets::is_set;
 pub use session_secrets::SecretPlan;
 pub use sessions::SessionsConfig;
 pub use store::StoreConfig;
+pub use units::duration as parse_duration;
 pub use users::{UsersConfig, load_users};
 
 use crate::gateway::headers::ProtectedNames;
@@ -46,6 +51,7 @@ use secrets::Environment;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use trace::Trace;
 use yaml::Node;
 
 /// Everything the gateway is told, checked.
@@ -95,8 +101,8 @@ impl Config {
 
     fn load_with(path: &Path, environment: Environment<'_>) -> Result<Self, ConfigErrors> {
         let report = Report::new(path);
-        let config =
-            read_tree(path, environment, &report).and_then(|root| compile(path, &root, environment, &report));
+        let config = read_tree(path, environment, &report)
+            .and_then(|root| compile(path, &root, environment, &report, None));
         let warnings = report.conclude()?;
         // Nothing is left out without an error; this only keeps a mistake here from becoming a panic.
         let incomplete = || Finding {
@@ -165,9 +171,15 @@ fn read_tree(path: &Path, environment: Environment<'_>, report: &Report) -> Opti
     Some(root)
 }
 
-fn compile(path: &Path, root: &Node, environment: Environment<'_>, report: &Report) -> Option<Config> {
+fn compile(
+    path: &Path,
+    root: &Node,
+    environment: Environment<'_>,
+    report: &Report,
+    trace: Option<&Trace>,
+) -> Option<Config> {
     let folder = path.parent().unwrap_or(Path::new(""));
-    let scope = Scope { report, folder, environment };
+    let scope = Scope { report, folder, environment, trace };
     config(&Value { scope: &scope, node: root, path: String::new() })
 }
 
@@ -254,7 +266,7 @@ mod tests {
     /// What a tree says, as text that is the same for the same settings.
     fn compiled(root: &Node) -> Result<String, String> {
         let report = Report::new(Path::new(REFERENCE));
-        let config = compile(Path::new(REFERENCE), root, &|_| None, &report);
+        let config = compile(Path::new(REFERENCE), root, &|_| None, &report, None);
         report.conclude().map_err(|errors| errors.to_string())?;
         let Config {
             server,
@@ -541,7 +553,7 @@ mod tests {
         for beginning in beginnings {
             let report = Report::new(Path::new(REFERENCE));
             if let Some(root) = yaml::parse(beginning, &report) {
-                let config = compile(Path::new(REFERENCE), &root, &|_| None, &report);
+                let config = compile(Path::new(REFERENCE), &root, &|_| None, &report, None);
                 assert!(config.is_some() || report.conclude().is_err(), "{beginning}");
             }
         }

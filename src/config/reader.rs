@@ -2,6 +2,7 @@
 
 use super::finding::{Mark, Report};
 use super::secrets::Environment;
+use super::trace::{Ask, Trace};
 use super::units;
 use super::yaml::{self, Entry, Kind, Node, Scalar, Style};
 use std::fmt;
@@ -15,6 +16,8 @@ pub(super) struct Scope<'a> {
     pub(super) folder: &'a Path,
     /// For the files it names.
     pub(super) environment: Environment<'a>,
+    /// Who is told what is asked of each value, if anybody wants to know.
+    pub(super) trace: Option<&'a Trace>,
 }
 
 impl fmt::Debug for Scope<'_> {
@@ -52,6 +55,7 @@ pub(super) struct Value<'a> {
 #[derive(Debug)]
 pub(super) struct Fields<'a> {
     scope: &'a Scope<'a>,
+    node: &'a Node,
     entries: &'a [Entry],
     pub(super) mark: Mark,
     pub(super) path: String,
@@ -65,6 +69,13 @@ impl<'a> Value<'a> {
 
     pub(super) fn warning(&self, what: impl Into<String>, mend: impl Into<String>) {
         self.scope.report.warning(self.node.mark, &self.path, what, mend);
+    }
+
+    /// Tells what is asked of this value.
+    pub(super) fn ask(&self, ask: impl FnOnce() -> Ask) {
+        if let Some(trace) = self.scope.trace {
+            trace.note(self.node, ask());
+        }
     }
 
     /// Reports that this is something else than `expected`.
@@ -128,6 +139,7 @@ impl<'a> Value<'a> {
 
     /// A mapping of `known` keys; those `not_yet` served are refused as such, all others as unknown.
     pub(super) fn fields(&self, known: &'static [&'static str], not_yet: &[&str]) -> Option<Fields<'a>> {
+        self.ask(|| Ask::Fields(known));
         let Kind::Mapping(entries) = &self.node.kind else {
             self.mistyped("a mapping", &format!("the keys here are {}", known.join(", ")));
             return None;
@@ -144,11 +156,13 @@ impl<'a> Value<'a> {
                 self.scope.report.error(*mark, &path, "unknown key", mend);
             }
         }
-        Some(Fields { scope: self.scope, entries, mark: self.node.mark, path: self.path.clone(), known })
+        let (scope, node, mark) = (self.scope, self.node, self.node.mark);
+        Some(Fields { scope, node, entries, mark, path: self.path.clone(), known })
     }
 
     /// A mapping whose keys are names of the user's choice: each name and its value.
     pub(super) fn named(&self, mend: &str) -> Vec<(&'a str, Value<'a>)> {
+        self.ask(|| Ask::Named);
         let Kind::Mapping(entries) = &self.node.kind else {
             self.mistyped("a mapping", mend);
             return Vec::new();
@@ -174,6 +188,7 @@ impl<'a> Value<'a> {
 
     /// A list.
     pub(super) fn items(&self, mend: &str) -> Vec<Value<'a>> {
+        self.ask(|| Ask::List);
         let Kind::Sequence(nodes) = &self.node.kind else {
             self.mistyped("a list", mend);
             return Vec::new();
@@ -189,6 +204,7 @@ impl<'a> Value<'a> {
 
     /// Text that is not empty.
     pub(super) fn text(&self) -> Option<String> {
+        self.ask(|| Ask::Text);
         let scalar = self.scalar("text", "write it on one line after the colon")?;
         if scalar.style == Style::Plain && guess(scalar) != "text" {
             self.mistyped("text", "put it in quotes");
@@ -206,6 +222,7 @@ impl<'a> Value<'a> {
     }
 
     pub(super) fn boolean(&self) -> Option<bool> {
+        self.ask(|| Ask::Boolean);
         match self.scalar("true or false", "write true or false")? {
             Scalar { text, style: Style::Plain | Style::Environment } if text == "true" => Some(true),
             Scalar { text, style: Style::Plain | Style::Environment } if text == "false" => Some(false),
@@ -218,6 +235,7 @@ impl<'a> Value<'a> {
 
     /// A whole number within `min..=max`.
     pub(super) fn number(&self, min: usize, max: usize) -> Option<usize> {
+        self.ask(|| Ask::Number(min, max));
         let mend = format!("write a number from {min} to {max}");
         let scalar = self.scalar("a number", &mend)?;
         if scalar.style == Style::Quoted || !scalar.text.bytes().all(|b| b.is_ascii_digit()) {
@@ -237,10 +255,12 @@ impl<'a> Value<'a> {
 
     /// A duration, where `word` is possible too and was looked for before.
     pub(super) fn duration_or(&self, word: &str) -> Option<Duration> {
+        self.ask(|| Ask::Word(vec![word.to_owned()]));
         self.read_duration(&format!("write {word}, or a whole number and ms, s, m, h or d, such as 10s"))
     }
 
     fn read_duration(&self, mend: &str) -> Option<Duration> {
+        self.ask(|| Ask::Duration);
         let scalar = self.scalar("a duration", mend)?;
         let duration = units::duration(&scalar.text);
         if duration.is_none() {
@@ -251,6 +271,7 @@ impl<'a> Value<'a> {
 
     /// A size in bytes.
     pub(super) fn size(&self) -> Option<u64> {
+        self.ask(|| Ask::Size);
         let mend = "write a whole number and B, KiB, MiB or GiB, such as 64KiB";
         let scalar = self.scalar("a size", mend)?;
         let size = units::size(&scalar.text);
@@ -272,6 +293,7 @@ impl<'a> Value<'a> {
 
     /// One of a closed list of words.
     pub(super) fn word<T: Copy>(&self, words: &[(&str, T)]) -> Option<T> {
+        self.ask(|| Ask::Word(words.iter().map(|(word, _)| (*word).to_owned()).collect()));
         let list = || words.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", ");
         let scalar = self.scalar("a word", &format!("write one of {}", list()))?;
         if let Some((_, value)) = words.iter().find(|(word, _)| *word == scalar.text) {
@@ -316,6 +338,9 @@ impl<'a> Fields<'a> {
 
     /// The value of a key that has to be there.
     pub(super) fn require(&self, key: &str, mend: &str) -> Option<Value<'a>> {
+        if let Some(trace) = self.scope.trace {
+            trace.note(self.node, Ask::Required(key.to_owned()));
+        }
         let value = self.get(key);
         if value.is_none() {
             self.scope.report.error(self.mark, &yaml::member(&self.path, key), "missing", mend);
@@ -335,6 +360,9 @@ impl<'a> Fields<'a> {
 
     /// The one of several keys that excludes the others.
     pub(super) fn exactly_one(&self, keys: &[&'static str]) -> Option<(&'static str, Value<'a>)> {
+        if let Some(trace) = self.scope.trace {
+            trace.note(self.node, Ask::OneOf(keys.iter().map(|key| (*key).to_owned()).collect()));
+        }
         let mut present = keys.iter().filter_map(|key| Some((*key, self.get(key)?)));
         let first = present.next();
         let list = || keys.join(", ");

@@ -1,6 +1,7 @@
 //! `auth` of a route: what it asks of its callers.
 
 use super::reader::{Fields, Value};
+use super::trace::Ask;
 use super::units;
 use super::yaml::{Kind, Scalar, Style};
 use crate::json::ClaimPath;
@@ -94,6 +95,7 @@ fn claims(value: &Value<'_>) -> Vec<ClaimRule> {
 
 /// Types matter in tokens: without quotes, `1` is a number and `true` a truth value.
 fn claim_value(value: &Value<'_>) -> Option<ClaimValue> {
+    value.ask(|| Ask::Scalar);
     if let Kind::Scalar(Scalar { text, style: Style::Plain }) = &value.node.kind {
         if let Ok(flag) = text.parse() {
             return Some(ClaimValue::Bool(flag));

@@ -14,6 +14,11 @@ pub(super) fn process_environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
+/// Whether a variable of the environment says something.
+pub fn is_set(name: &str) -> bool {
+    process_environment(name).is_some_and(|value| !value.is_empty())
+}
+
 /// Replaces `${NAME}` and `${NAME:-default}` in every value of the tree (not in keys).
 pub(super) fn interpolate(node: &mut Node, path: &str, environment: Environment<'_>, report: &Report) {
     let at = node.mark;

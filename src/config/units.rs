@@ -6,7 +6,7 @@ use std::time::Duration;
 const MAX_DURATION: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// `300ms`, `10s`, `5m`, `12h`, `14d`: a whole number and one unit.
-pub(super) fn duration(text: &str) -> Option<Duration> {
+pub fn duration(text: &str) -> Option<Duration> {
     let (number, unit) = split(text)?;
     let millis = match unit {
         "ms" => 1,

@@ -61,7 +61,7 @@ fn file(value: &Value<'_>) -> Option<UsersConfig> {
 
 fn read(path: &Path, environment: Environment<'_>, report: &Report) -> Vec<UserRecord> {
     let Some(root) = super::read_tree(path, environment, report) else { return Vec::new() };
-    let scope = Scope { report, folder: Path::new(""), environment };
+    let scope = Scope { report, folder: Path::new(""), environment, trace: None };
     let root = Value { scope: &scope, node: &root, path: String::new() };
     let Some(fields) = root.fields(&["users"], &[]) else { return Vec::new() };
     let Some(list) = fields.require("users", "add a list of users; an empty one is []") else {
@@ -96,7 +96,11 @@ fn record(value: &Value<'_>) -> Option<UserRecord> {
 }
 
 fn claims(fields: &Fields<'_>) -> Map<String, Json> {
-    let Some(value) = fields.get("claims") else { return Map::new() };
+    fields.get("claims").map(|value| claims_of(&value)).unwrap_or_default()
+}
+
+/// Claims as JSON, one for each key of a mapping.
+pub(super) fn claims_of(value: &Value<'_>) -> Map<String, Json> {
     let named = value.named("write one `name: value` per claim");
     named.into_iter().map(|(name, value)| (name.to_owned(), json(value.node))).collect()
 }
