@@ -39,6 +39,11 @@ impl AccessLog {
         Self::start_on(std::io::stdout(), json, requests, metrics)
     }
 
+    /// A log that keeps nothing.
+    pub fn nowhere(metrics: Metrics) -> Self {
+        Self { queue: sync_channel(0).0, json: false, requests: false, metrics }
+    }
+
     fn start_on(
         out: impl Write + Send + 'static,
         json: bool,

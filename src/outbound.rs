@@ -41,6 +41,9 @@ pub enum OutboundError {
     /// The client could not be made.
     #[error("cannot set up the HTTP client: {0}")]
     Setup(String),
+    /// Nobody is asked.
+    #[error("not asked: nothing leaves this machine")]
+    Offline,
     /// Not an `http` or `https` address.
     #[error("not an http or https address")]
     Address,
@@ -72,6 +75,7 @@ impl OutboundError {
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::Setup(_) => "setup",
+            Self::Offline => "offline",
             Self::Address => "address",
             Self::Dns(_) => "dns",
             Self::Connect(_) => "connect",
@@ -86,7 +90,7 @@ impl OutboundError {
 
 /// The client. Clones share one connection pool.
 #[derive(Debug, Clone)]
-pub struct Client(reqwest::Client);
+pub struct Client(Option<reqwest::Client>);
 
 impl Client {
     /// A client that trusts the system's roots.
@@ -97,7 +101,12 @@ impl Client {
         // Where the system has no roots (a bare container), plain HTTP must still work, and https must fail
         // when it is used: an empty root store does just that.
         let client = builder().build().or_else(|_| builder().tls_certs_only([]).build());
-        client.map(Self).map_err(|error| OutboundError::Setup(chain(&error)))
+        client.map(|client| Self(Some(client))).map_err(|error| OutboundError::Setup(chain(&error)))
+    }
+
+    /// A client that asks nobody.
+    pub const fn offline() -> Self {
+        Self(None)
     }
 
     /// `GET`, expecting JSON.
@@ -105,7 +114,7 @@ impl Client {
     /// # Errors
     /// [`OutboundError`] if there is no complete answer within the limits.
     pub async fn get(&self, url: &str, limits: Limits) -> Result<Answer, OutboundError> {
-        self.send(self.0.get(address(url)?), limits).await
+        self.send(self.client()?.get(address(url)?), limits).await
     }
 
     /// `POST` of a JSON body, expecting JSON.
@@ -113,7 +122,7 @@ impl Client {
     /// # Errors
     /// [`OutboundError`] if there is no complete answer within the limits.
     pub async fn post_json(&self, url: &str, body: Vec<u8>, limits: Limits) -> Result<Answer, OutboundError> {
-        let request = self.0.post(address(url)?).header(CONTENT_TYPE, "application/json").body(body);
+        let request = self.client()?.post(address(url)?).header(CONTENT_TYPE, "application/json").body(body);
         self.send(request, limits).await
     }
 
@@ -127,7 +136,11 @@ impl Client {
         fields: &[(&str, String)],
         limits: Limits,
     ) -> Result<Answer, OutboundError> {
-        self.send(self.0.post(address(url)?).form(fields), limits).await
+        self.send(self.client()?.post(address(url)?).form(fields), limits).await
+    }
+
+    fn client(&self) -> Result<&reqwest::Client, OutboundError> {
+        self.0.as_ref().ok_or(OutboundError::Offline)
     }
 
     async fn send(&self, request: reqwest::RequestBuilder, limits: Limits) -> Result<Answer, OutboundError> {

@@ -1,6 +1,5 @@
 //! What one configuration becomes: built at the start and at every reload, from what outlives them.
 
-use super::sessions::Sessions;
 use super::{StartError, key_sets};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -10,6 +9,7 @@ use crate::key_set::cache::{Fetching, KeyEvent};
 use crate::metrics::Metrics;
 use crate::outbound::Client;
 use crate::token::assertion::Assertions;
+use crate::token::signer::Signer;
 use crate::token::verified_cache::{Lookup, VerifiedCache};
 use crate::token::verifier::{OwnIssuer, Verifier};
 use std::collections::HashMap;
@@ -18,6 +18,9 @@ use tokio::runtime::Handle;
 
 /// Memory of verified tokens, in bytes.
 const VERIFIED_CACHE_BYTES: u64 = 32 * 1024 * 1024;
+
+/// Memory of assertions, in bytes.
+const ASSERTION_CACHE_BYTES: u64 = 16 * 1024 * 1024;
 
 /// What every configuration is built with.
 pub(super) struct Workshop {
@@ -29,27 +32,27 @@ pub(super) struct Workshop {
 }
 
 impl Workshop {
-    /// Must be called inside a Tokio runtime.
-    ///
-    /// # Errors
-    /// [`StartError`] if there can be no client for key sets.
+    /// Must be called inside a Tokio runtime. `client` asks issuers for their keys; `signer` makes our own tokens.
     pub(super) fn new(
         metrics: Metrics,
         clock: &Arc<dyn Clock>,
-        sessions: Option<&Sessions>,
-    ) -> Result<Self, StartError> {
+        client: Client,
+        signer: Option<&Arc<Signer>>,
+    ) -> Self {
         let lookups = metrics.clone();
         let observer = Arc::new(move |lookup: Lookup| lookups.token_cache(lookup == Lookup::Hit));
         let fetches = metrics.clone();
         let fetching = Fetching {
             clock: Arc::clone(clock),
-            client: Client::new()?,
+            client,
             runtime: Handle::current(),
             observer: Arc::new(move |event: KeyEvent<'_>| key_sets::tell(&fetches, &event)),
         };
         let cache = Arc::new(VerifiedCache::new(VERIFIED_CACHE_BYTES, observer));
-        let (own, assertions) = sessions.map(|sessions| (sessions.issuer(), sessions.assertions())).unzip();
-        Ok(Self { metrics, fetching, cache, own, assertions })
+        let own = signer.map(|signer| signer.own_issuer());
+        let assertions =
+            signer.map(|signer| Arc::new(Assertions::new(Arc::clone(signer), ASSERTION_CACHE_BYTES)));
+        Self { metrics, fetching, cache, own, assertions }
     }
 
     /// The cache of verified tokens.
@@ -58,7 +61,7 @@ impl Workshop {
     }
 
     /// Builds a configuration. Upstreams that stay the same, and the keys of issuers that do, are taken over
-    /// from `previous`. What works in the background ends with the last holder of what it works for.
+    /// from `previous`. Nothing works in the background before [`Workshop::start`].
     ///
     /// # Errors
     /// [`StartError`] if the configuration cannot be served; nothing has changed then.
@@ -77,27 +80,31 @@ impl Workshop {
             };
             upstreams.insert(settings.name.clone(), upstream);
         }
-        let snapshot = Snapshot::new(
+        Ok(Snapshot::new(
             config.routes.routes(),
-            upstreams.clone(),
+            upstreams,
             config.protected.clone(),
             Arc::new(verifier),
             self.assertions.as_ref().map(|assertions| Arc::new(assertions.anew())),
             &config.server,
             &self.metrics,
-        )?;
+        )?)
+    }
+
+    /// Starts what a configuration needs in the background, beyond what serves `previous` already. Each ends with
+    /// the last holder of what it works for.
+    pub(super) fn start(snapshot: &Snapshot, previous: Option<&Snapshot>) {
         for keys in snapshot.verifier().key_sets() {
             tokio::spawn(Arc::clone(keys).keep_fresh());
         }
-        for upstream in upstreams.into_values() {
+        for upstream in snapshot.upstreams() {
             let is_new = previous
                 .and_then(|previous| previous.upstream(upstream.name()))
-                .is_none_or(|before| !Arc::ptr_eq(before, &upstream));
+                .is_none_or(|before| !Arc::ptr_eq(before, upstream));
             if is_new {
-                tokio::spawn(Arc::clone(&upstream).keep_resolved());
-                tokio::spawn(upstream.keep_checked());
+                tokio::spawn(Arc::clone(upstream).keep_resolved());
+                tokio::spawn(Arc::clone(upstream).keep_checked());
             }
         }
-        Ok(snapshot)
     }
 }

@@ -4,10 +4,13 @@ mod generation;
 mod key_sets;
 mod lifetime;
 mod logging;
+pub mod rehearsal;
 mod reload;
 mod secret_file;
 mod sessions;
+mod signing_keys;
 mod users;
+mod users_file;
 mod watch;
 
 use crate::access_log::AccessLog;
@@ -23,7 +26,7 @@ use crate::gateway::settings::LogFormat;
 use crate::gateway::snapshot::{Snapshot, SnapshotError};
 use crate::gateway::upstream::UpstreamError;
 use crate::metrics::{Metrics, MetricsError};
-use crate::outbound::OutboundError;
+use crate::outbound::{Client, OutboundError};
 use crate::token::verifier::IssuerError;
 use arc_swap::ArcSwap;
 use generation::Workshop;
@@ -121,8 +124,11 @@ async fn serve(path: &Path, mut config: Config) -> Result<(), StartError> {
         Some(settings) => Some(Sessions::build(settings, &metrics, &clock)?),
         None => None,
     };
-    let workshop = Workshop::new(metrics.clone(), &clock, sessions.as_ref())?;
-    let snapshot = Arc::new(ArcSwap::from_pointee(workshop.build(&config, None)?));
+    let signer = sessions.as_ref().map(Sessions::signer);
+    let workshop = Workshop::new(metrics.clone(), &clock, Client::new()?, signer);
+    let snapshot = workshop.build(&config, None)?;
+    Workshop::start(&snapshot, None);
+    let snapshot = Arc::new(ArcSwap::from_pointee(snapshot));
 
     let draining = Arc::new(AtomicBool::new(false));
     let (stop_accepting, stopped) = tokio::sync::watch::channel(false);

@@ -77,7 +77,10 @@ impl Running {
     async fn reload(&self) -> Result<Config, StartError> {
         let config = Config::load(&self.path)?;
         engine::check_roots(&config.upstreams)?;
-        let snapshot = self.workshop.build(&config, Some(&self.snapshot.load()))?;
+        let serving = self.snapshot.load();
+        let snapshot = self.workshop.build(&config, Some(&serving))?;
+        Workshop::start(&snapshot, Some(&serving));
+        drop(serving);
         // Issuers that are new get the time to give their keys before the first token comes.
         let without = snapshot.verifier().key_sets().filter(|keys| keys.latest().is_none());
         join_all(without.map(|keys| keys.refresh(None))).await;

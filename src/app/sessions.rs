@@ -1,8 +1,8 @@
 //! Puts our own issuer together: secret, signing keys, store, directory, endpoints, and their background work.
 
 use super::secret_file::{self, SecretFileError};
-use super::users;
 use super::watch::Watch;
+use super::{signing_keys, users};
 use crate::admin::{Part, PartState};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{SecretPlan, SessionsConfig, StoreConfig, UsersConfig};
@@ -24,18 +24,14 @@ use crate::session::refresh_token::RefreshTokens;
 use crate::session::revocation::{self, Revocations};
 use crate::session::store::SessionStore;
 use crate::session::throttle::{AttemptNames, SharedThrottle, Throttle};
-use crate::token::assertion::Assertions;
 use crate::token::signer::{Signer, SignerError};
 use crate::token::verified_cache::VerifiedCache;
-use crate::token::verifier::{OwnIssuer, Verifier};
+use crate::token::verifier::Verifier;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// How long the end of the process waits for logouts that the store has not taken yet.
 const LAST_LOGOUTS: Duration = Duration::from_secs(2);
-
-/// Memory of assertions, in bytes.
-const ASSERTION_CACHE_BYTES: u64 = 16 * 1024 * 1024;
 
 /// Why our own sessions cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -130,9 +126,12 @@ impl Sessions {
         tokio::spawn(revocation::follow(Arc::clone(&store), Arc::clone(&revocations), Arc::clone(clock)));
         tokio::spawn(confirmation::deliver(Arc::clone(&confirmations), Arc::clone(&store)));
         tokio::spawn(deferred::carry_out(Arc::clone(&deferred), Arc::clone(&store)));
+        let signer = Arc::new(signer);
+        let keys = Watch::new(vec![signer.folder().to_owned()])?;
+        tokio::spawn(signing_keys::follow(keys, Arc::clone(&signer)));
         Ok(Self {
             tokens: Arc::new(tokens),
-            signer: Arc::new(signer),
+            signer,
             store,
             directory,
             pool,
@@ -145,14 +144,9 @@ impl Sessions {
         })
     }
 
-    /// What the verifier needs to know our own tokens.
-    pub(super) fn issuer(&self) -> OwnIssuer {
-        self.signer.own_issuer()
-    }
-
-    /// What makes assertions for upstreams.
-    pub(super) fn assertions(&self) -> Arc<Assertions> {
-        Arc::new(Assertions::new(Arc::clone(&self.signer), ASSERTION_CACHE_BYTES))
+    /// What makes our tokens.
+    pub(super) fn signer(&self) -> &Arc<Signer> {
+        &self.signer
     }
 
     /// The endpoints, and what the proxy asks about sessions.
@@ -163,7 +157,7 @@ impl Sessions {
             store: Arc::clone(&self.store),
             directory: Arc::clone(&self.directory),
             // Its own, so that it outlives a change of the configuration.
-            verifier: Arc::new(Verifier::own_only(self.issuer(), cache)),
+            verifier: Arc::new(Verifier::own_only(self.signer.own_issuer(), cache)),
             revocations: Arc::clone(&self.revocations),
             deferred: Arc::clone(&self.deferred),
             throttle: Arc::clone(&self.throttle),
@@ -220,7 +214,12 @@ fn directory(users: UsersConfig) -> Result<(Arc<dyn UserDirectory>, Pool), Sessi
     match users {
         UsersConfig::File { path, records } => {
             let pool = Arc::new(PasswordPool::start(PoolSettings::default())?);
-            let directory = Arc::new(FileDirectory::new(records, Arc::clone(&pool)).map_err(first)?);
+            let directory = FileDirectory::new(records, Arc::clone(&pool)).map_err(first)?;
+            let (upgrade, upgrades) = tokio::sync::mpsc::unbounded_channel();
+            // Fails only when nobody writes any more, which is at the end.
+            let tell = move |made| drop(upgrade.send(made));
+            let directory = Arc::new(directory.telling(Arc::new(tell)));
+            tokio::spawn(users::keep(path.clone(), upgrades));
             let watch = Watch::new(vec![path.clone()])?;
             tokio::spawn(users::follow(path, watch, Arc::clone(&directory)));
             Ok((directory, Some(pool)))

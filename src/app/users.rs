@@ -1,10 +1,38 @@
 //! Follows the users file: a good change is taken over, a broken one is told and changes nothing.
 
+use super::users_file::{self, Unchanged};
 use super::watch::Watch;
 use crate::config;
-use crate::directory::file::FileDirectory;
+use crate::directory::file::{FileDirectory, Upgrade};
 use std::path::PathBuf;
 use std::sync::Arc;
+use tokio::sync::mpsc::UnboundedReceiver;
+
+/// Writes the hashes that were made anew into the users file, one after the other, for as long as somebody makes some.
+/// That one cannot be written is told once: the old one serves on.
+pub(super) async fn keep(path: PathBuf, mut upgrades: UnboundedReceiver<Upgrade>) {
+    let mut told = false;
+    while let Some(upgrade) = upgrades.recv().await {
+        let file = path.clone();
+        let written = tokio::task::spawn_blocking(move || users_file::replace(&file, &upgrade)).await;
+        let file = path.display();
+        match written {
+            Ok(Ok(())) => tracing::info!(%file, "a password hash of another kind was replaced by argon2id"),
+            // Another login of the same user was quicker, or this one has changed.
+            Ok(Err(Unchanged::NotThere | Unchanged::Changed)) => {}
+            Ok(Err(error)) if !told => {
+                told = true;
+                tracing::warn!(
+                    %file,
+                    %error,
+                    "password hashes of other kinds stay in the users file: it cannot be changed by the gateway; \
+                     replace them with `portcullis hash-password`"
+                );
+            }
+            Ok(Err(_)) | Err(_) => {}
+        }
+    }
+}
 
 /// Reloads the users when the file changes or SIGHUP comes, for as long as it is polled.
 pub(super) async fn follow(path: PathBuf, mut watch: Watch, directory: Arc<FileDirectory>) {

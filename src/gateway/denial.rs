@@ -12,6 +12,11 @@ const RETRY_AFTER: Duration = Duration::from_secs(2);
 /// Methods a 405 names; CONNECT and TRACE are never served (RFC 9110 section 15.5.6 wants `Allow`).
 const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
+/// What the client of a refused request is told, in a sentence.
+pub(super) fn detail(reason: Reason) -> &'static str {
+    status_and_detail(reason).1
+}
+
 /// The answer to a refused request.
 pub(super) fn reply(denial: &Denial, request_id: &str, html_only: bool) -> Reply {
     let (status, detail) = status_and_detail(denial.reason);

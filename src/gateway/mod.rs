@@ -18,6 +18,7 @@ pub mod path;
 mod proxy;
 mod proxy_protocol;
 pub mod rate;
+pub mod rehearsal;
 mod report;
 pub mod request_id;
 mod respond;
@@ -89,7 +90,8 @@ pub struct Gateway {
     sessions: Option<OwnSessions>,
     reporter: Arc<Reporter>,
     clock: Arc<dyn Clock>,
-    counters: rate::Counters,
+    /// `None` counts nobody: no limit is ever used up.
+    counters: Option<rate::Counters>,
     draining: Arc<AtomicBool>,
 }
 
@@ -111,9 +113,23 @@ impl Gateway {
             sessions,
             reporter: Arc::new(Reporter::new(metrics, log, Arc::clone(&clock))),
             clock,
-            counters: rate::Counters::new(),
+            counters: Some(rate::Counters::new()),
             draining,
         }
+    }
+
+    /// A gateway that only decides: it has no endpoints and no sessions of its own, though it knows from `own`
+    /// which requests are theirs, and counts nobody's requests.
+    pub fn rehearsing(
+        snapshot: Snapshot,
+        own: Option<Settings>,
+        metrics: Metrics,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let log = AccessLog::nowhere(metrics.clone());
+        let snapshot = Arc::new(ArcSwap::from_pointee(snapshot));
+        let gateway = Self::new(snapshot, None, metrics, log, clock, Arc::default());
+        Self { own, counters: None, ..gateway }
     }
 
     fn draining(&self) -> bool {

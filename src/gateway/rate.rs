@@ -175,8 +175,9 @@ impl Gateway {
             Some(claims) => Caller::Subject { issuer: claims.issuer(), subject: claims.subject() },
             None => Caller::Address(ctx.client),
         };
-        let now = self.counters.start.elapsed();
-        let standing = self.counters.take(served.route.name(), limit, caller, now);
+        let Some(counters) = &self.counters else { return true };
+        let now = counters.start.elapsed();
+        let standing = counters.take(served.route.name(), limit, caller, now);
         let within = standing.wait.is_zero();
         ctx.standing = Some(standing);
         within

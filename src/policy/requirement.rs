@@ -80,6 +80,15 @@ impl ClaimValue {
         }
     }
 
+    /// As a JSON value.
+    pub fn to_json(&self) -> Value {
+        match self {
+            Self::Text(text) => Value::from(text.as_str()),
+            Self::Number(number) => Value::Number(number.clone()),
+            Self::Bool(flag) => Value::Bool(*flag),
+        }
+    }
+
     fn equals(&self, value: &Value) -> bool {
         match (self, value) {
             (Self::Text(ours), Value::String(theirs)) => ours == theirs,
@@ -91,6 +100,12 @@ impl ClaimValue {
     }
 }
 
+impl std::fmt::Display for ClaimValue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.to_json().fmt(f)
+    }
+}
+
 impl ClaimRule {
     fn is_met_by(&self, claims: &VerifiedClaims) -> bool {
         let one_of = |value: &Value| self.values.iter().any(|wanted| wanted.equals(value));
@@ -98,6 +113,34 @@ impl ClaimRule {
             Some(Value::Array(elements)) => elements.iter().any(one_of),
             Some(value) => one_of(value),
             None => false,
+        }
+    }
+}
+
+/// One thing that a route asks of verified claims.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Check<'a> {
+    /// An issuer that is accepted.
+    Issuer,
+    /// One of the audiences.
+    Audience,
+    /// All of the scopes.
+    Scopes,
+    /// One of the roles.
+    Roles,
+    /// A claim with one of some values.
+    Claim(&'a ClaimRule),
+}
+
+impl Check<'_> {
+    /// Why a request is refused that does not meet it.
+    pub const fn reason(self) -> Reason {
+        match self {
+            Self::Issuer => Reason::UnknownIssuer,
+            Self::Audience => Reason::WrongAudience,
+            Self::Scopes => Reason::InsufficientScope,
+            Self::Roles => Reason::InsufficientRole,
+            Self::Claim(_) => Reason::ClaimMismatch,
         }
     }
 }
@@ -124,25 +167,39 @@ impl Requirement {
         Self { mode: Mode::Public, ..Self::default() }
     }
 
-    /// The first thing these claims lack: the issuer and the audience first, since a token that was made
-    /// for somebody else says nothing here.
+    /// The first thing these claims lack.
     pub(super) fn shortfall(&self, claims: &VerifiedClaims) -> Option<Reason> {
+        self.checks().find(|check| !self.is_met(*check, claims)).map(Check::reason)
+    }
+
+    /// Everything that is asked of verified claims, in order: the issuer and the audience first, since a token that
+    /// was made for somebody else says nothing here.
+    pub fn checks(&self) -> impl Iterator<Item = Check<'_>> {
+        let fixed = [Check::Issuer, Check::Audience, Check::Scopes, Check::Roles];
+        fixed.into_iter().chain(self.claims.iter().map(Check::Claim))
+    }
+
+    /// Whether these claims have what is asked. An empty list asks for nothing.
+    pub fn is_met(&self, check: Check<'_>, claims: &VerifiedClaims) -> bool {
         let has = |list: &[String], wanted: &String| list.contains(wanted);
-        if self.issuers.as_ref().is_some_and(|accepted| !accepted.iter().any(|name| name == claims.issuer()))
-        {
-            return Some(Reason::UnknownIssuer);
+        match check {
+            Check::Issuer => {
+                let accepted = self.issuers.as_ref();
+                accepted.is_none_or(|accepted| accepted.iter().any(|name| name == claims.issuer()))
+            }
+            Check::Audience => {
+                let expected = self.expected_audiences(claims);
+                expected.iter().any(|audience| has(claims.audiences(), audience))
+            }
+            Check::Scopes => self.scopes.iter().all(|scope| has(claims.scopes(), scope)),
+            Check::Roles => self.roles.is_empty() || self.roles.iter().any(|role| has(claims.roles(), role)),
+            Check::Claim(rule) => rule.is_met_by(claims),
         }
-        let audiences = if self.audiences.is_empty() { claims.expected_audiences() } else { &self.audiences };
-        if !audiences.iter().any(|audience| has(claims.audiences(), audience)) {
-            return Some(Reason::WrongAudience);
-        }
-        if !self.scopes.iter().all(|scope| has(claims.scopes(), scope)) {
-            return Some(Reason::InsufficientScope);
-        }
-        if !self.roles.is_empty() && !self.roles.iter().any(|role| has(claims.roles(), role)) {
-            return Some(Reason::InsufficientRole);
-        }
-        (!self.claims.iter().all(|rule| rule.is_met_by(claims))).then_some(Reason::ClaimMismatch)
+    }
+
+    /// The audiences of which a token must have one.
+    pub fn expected_audiences<'a>(&'a self, claims: &'a VerifiedClaims) -> &'a [String] {
+        if self.audiences.is_empty() { claims.expected_audiences() } else { &self.audiences }
     }
 }
 

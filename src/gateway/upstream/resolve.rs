@@ -3,13 +3,16 @@
 use super::super::settings::EndpointSettings;
 use super::health::Health;
 use super::{Target, Upstream, balance};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// How often names are resolved again, and how soon after a failure.
 const RESOLVE_EVERY: Duration = Duration::from_secs(10);
 const RESOLVE_RETRY: Duration = Duration::from_secs(1);
+
+/// An address of documentation (RFC 5737).
+const NOWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 0));
 
 impl Upstream {
     /// Resolves the names among the endpoints again and again, for as long as somebody else holds the
@@ -47,6 +50,15 @@ impl Upstream {
             drop(this);
             tokio::time::sleep(wait).await;
         }
+    }
+
+    /// Takes an address that leads nowhere for each endpoint that has none: for a gateway that is only tried.
+    pub fn pretend_resolved(&self) {
+        let known = |endpoint| match self.addresses(endpoint) {
+            none if none.is_empty() => vec![SocketAddr::new(NOWHERE, endpoint.port)],
+            addresses => addresses,
+        };
+        self.install(self.settings.endpoints.iter().map(known).collect());
     }
 
     /// The addresses that an endpoint with this host and port has now.
