@@ -19,7 +19,8 @@ PYTHON := /usr/lib/python3/dist-packages
 # procps has `kill`, which is never missing as a word of the shell.
 test-tools: build-tools
 	@sh .ci/packages redis-server=redis-server prometheus=prometheus nginx=nginx curl=curl pgrep=procps \
-		/usr/bin/python3=python3 $(PYTHON)/websockets=python3-websockets $(PYTHON)/grpc=python3-grpcio
+		/usr/bin/python3=python3 $(PYTHON)/websockets=python3-websockets $(PYTHON)/grpc=python3-grpcio \
+		/usr/bin/jsonschema=python3-jsonschema
 
 run: build-tools
 	@sh .ci/packages curl=curl

@@ -88,11 +88,8 @@ fn no_password_is_an_error_on_standard_error() {
 fn help_and_version_are_answered_and_unknown_arguments_exit_with_2() {
     let help = portcullis(&["--help"], b"");
     assert_eq!(help.status.code(), Some(0));
-    for command in ["check", "hash-password"] {
+    for command in ["run", "check", "routes", "explain", "test", "hash-password", "schema"] {
         assert!(text(&help.stdout).contains(command), "{}", text(&help.stdout));
-    }
-    for command in ["routes", "explain", "keys", "schema"] {
-        assert!(!text(&help.stdout).contains(command), "{command} does not exist yet");
     }
     let version = portcullis(&["--version"], b"");
     assert_eq!(text(&version.stdout), format!("portcullis {}\n", env!("CARGO_PKG_VERSION")));

@@ -96,13 +96,19 @@ fn the_walk_through_of_the_readme_prints_what_it_says() {
 
     let steps = steps(&read("README.md"));
     assert!(steps.len() > 10, "the README has its walk-through");
-    // One shell for all of them: variables of one line are used by the next.
-    let script: String = steps
+    run(&steps, &folder);
+}
+
+/// Runs every line in one shell, so that variables of one are used by the next, and looks at what each prints.
+#[track_caller]
+fn run(steps: &[Step], folder: &Folder) {
+    let binaries = Path::new(env!("CARGO_BIN_EXE_portcullis")).parent().unwrap().display().to_string();
+    let lines: String = steps
         .iter()
         .enumerate()
         .map(|(n, step)| format!("{{ {}\n}} > out.{n} 2>&1\n", step.command))
         .collect();
-    let script = folder.write("walk.sh", script);
+    let script = folder.write("walk.sh", format!("PATH=\"{binaries}:$PATH\"\n{lines}"));
     let status = Command::new("sh").arg(&script).current_dir(folder.path()).status().unwrap();
     assert!(status.success(), "the shell ended with {status}");
     for (n, step) in steps.iter().enumerate() {
@@ -110,6 +116,33 @@ fn the_walk_through_of_the_readme_prints_what_it_says() {
         // Terminals show a missing line end as none; so does the README.
         let (printed, expected) = (printed.trim_end_matches('\n'), step.prints.trim_end_matches('\n'));
         assert!(fits(expected, printed), "$ {}\nprints:\n{printed}\nand not:\n{expected}", step.command);
+    }
+}
+
+/// The files that a document shows: blocks that begin with `# NAME.yaml`.
+fn shown_files(text: &str) -> Vec<(String, String)> {
+    let blocks = text.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let named = blocks.filter_map(|block| {
+        let name = block.lines().next()?.strip_prefix("# ")?;
+        (name.rsplit_once('.')?.1 == "yaml").then(|| (name.to_owned(), block.to_owned()))
+    });
+    named.collect()
+}
+
+#[test]
+fn the_lines_of_the_documents_about_the_commands_print_what_they_say() {
+    let read = |name: &str| fs::read_to_string(root().join(name)).unwrap();
+    for (document, least) in [("docs/commands.md", 8), ("docs/signing-keys.md", 3)] {
+        let folder = Folder::new();
+        folder.write("portcullis.yaml", read("conf/portcullis.yaml"));
+        folder.write("users.yaml", read("conf/users.yaml"));
+        let text = read(document);
+        for (name, content) in shown_files(&text) {
+            folder.write(&name, content);
+        }
+        let steps = steps(&text);
+        assert!(steps.len() >= least, "{document} has its lines");
+        run(&steps, &folder);
     }
 }
 
