@@ -1,5 +1,7 @@
 //! Time and chance: the two ambient inputs, behind one seam so that tests can set them.
 
+use std::cell::Cell;
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
@@ -143,6 +145,20 @@ pub fn random_bytes<const N: usize>() -> Result<[u8; N], NoEntropy> {
     let mut bytes = [0_u8; N];
     aws_lc_rs::rand::fill(&mut bytes).map_err(|_| NoEntropy)?;
     Ok(bytes)
+}
+
+thread_local! {
+    static UNIQUE: ([RandomState; 2], Cell<u64>) = (std::array::from_fn(|_| RandomState::new()), Cell::new(0));
+}
+
+/// Bytes that nobody else makes, at a twentieth of the price of [`random_bytes`]: for names that are no secret.
+/// A keyed hash of a counter, with keys of this thread alone.
+pub fn unique_bytes() -> [u8; 16] {
+    UNIQUE.with(|(keys, counter)| {
+        let number = counter.replace(counter.get().wrapping_add(1));
+        let [high, low] = keys.each_ref().map(|key| u128::from(key.hash_one(number)));
+        (high << 64 | low).to_be_bytes()
+    })
 }
 
 /// The system's random generator failed.

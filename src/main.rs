@@ -1,6 +1,9 @@
-//! The `portcullis` binary: the cryptography, then the command line.
+//! The `portcullis` binary: the allocator, the cryptography, then the command line.
 
 use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     // First of all: whoever builds a TLS configuration before this would choose another provider.

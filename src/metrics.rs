@@ -53,7 +53,8 @@ struct Inner {
     request_seconds: HistogramVec,
     upstream_seconds: HistogramVec,
     decisions: IntCounterVec,
-    token_cache: IntCounterVec,
+    token_cache_hits: IntCounter,
+    token_cache_misses: IntCounter,
     key_set_fetch: IntCounterVec,
     key_set_age: GaugeVec,
     session_events: IntCounterVec,
@@ -108,6 +109,8 @@ impl Metrics {
             "Seconds since the revocation feed was last read to its end.",
         )?;
         registry.register(Box::new(feed_age.clone()))?;
+        let token_cache =
+            counters("token_cache_total", "Look-ups in the verified-token cache.", &["result"])?;
         Ok(Self(Arc::new(Inner {
             requests: counters(
                 "requests_total",
@@ -125,7 +128,8 @@ impl Metrics {
                 "Decisions by route, issuer, outcome and reason code.",
                 &["route", "issuer", "outcome", "reason"],
             )?,
-            token_cache: counters("token_cache_total", "Look-ups in the verified-token cache.", &["result"])?,
+            token_cache_hits: token_cache.with_label_values(&["hit"]),
+            token_cache_misses: token_cache.with_label_values(&["miss"]),
             key_set_fetch: counters("key_set_fetch_total", "Key-set fetches.", &["issuer", "result"])?,
             key_set_age,
             session_events: counters("session_events_total", "What happened to sessions.", &["event"])?,
@@ -199,7 +203,7 @@ impl Metrics {
 
     /// A look-up in the verified-token cache.
     pub fn token_cache(&self, hit: bool) {
-        self.0.token_cache.with_label_values(&[if hit { "hit" } else { "miss" }]).inc();
+        if hit { &self.0.token_cache_hits } else { &self.0.token_cache_misses }.inc();
     }
 
     /// A key-set fetch ended.

@@ -39,7 +39,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("redb", &["session/embedded"]),
     ("jsonwebtoken", &["token", "key_set"]),
     ("saphyr_parser", &["config/yaml"]),
-    ("moka", &["token/verified_cache", "token/assertion"]),
+    ("quick_cache", &["token/verified_cache", "token/assertion"]),
     ("prometheus", &["metrics"]),
     ("argon2", &["directory/password_hash"]),
     ("bcrypt", &["directory/stored"]),

@@ -111,8 +111,7 @@ impl ServeHttp for Admin {
     async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
         let request = session.req_header();
         let head = request.method == Method::HEAD;
-        // Without randomness an answer goes without an identifier.
-        let request_id = request_id::of(&request.headers).unwrap_or_default();
+        let request_id = request_id::of(&request.headers);
         let address = session.client_addr().and_then(|address| address.as_inet()).map(SocketAddr::ip);
         let caller = Caller {
             headers: &request.headers,

@@ -78,7 +78,7 @@ impl Revoker {
                     request_id: caller.request_id.to_owned(),
                 };
                 self.metrics.session_event(SessionEvent::LogoutAll.as_str());
-                self.log.write("audit", self.clock.now(), audit.line());
+                self.log.write(audit.line(&self.log, self.clock.now()));
                 Reply::json(200, &json!({ "revoked": revoked }))
             }
             Err(problem) => {

@@ -34,7 +34,7 @@ pub(super) fn forward(value: &Value<'_>, default: ForwardPlan, known: &mut Known
     let Some(fields) = value.fields(&["headers", "authorization", "assertion"], &[]) else { return plan };
     let (headers, assertion) = (fields.get("headers"), fields.get("assertion"));
     if let Some(value) = &headers {
-        plan.headers = self::headers(value, known);
+        plan.headers = self::headers(value, known).into();
     }
     if let Some(value) = &assertion {
         plan.assertion = self::assertion(value, plan.assertion.as_ref(), known);

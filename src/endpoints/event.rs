@@ -1,8 +1,9 @@
 //! What an endpoint reports about itself, as plain data: for the metrics and for the audit log.
 
+use crate::access_log::{AccessLog, Line};
+use crate::clock::Timestamp;
 use crate::reply::Reply;
 use crate::session::id::SessionId;
-use serde_json::{Map, Value};
 use std::net::IpAddr;
 
 /// An endpoint's answer and what is to be counted and recorded of it.
@@ -104,17 +105,17 @@ pub struct AuditEvent {
 }
 
 impl AuditEvent {
-    /// The line's members.
-    pub fn line(&self) -> Map<String, Value> {
-        let mut line = Map::new();
-        line.insert("event".to_owned(), self.action.as_str().into());
-        line.insert("requestId".to_owned(), self.request_id.as_str().into());
-        line.insert("client".to_owned(), self.address.to_string().into());
+    /// The line that is written about it.
+    pub fn line(&self, log: &AccessLog, now: Timestamp) -> Line {
+        let mut line = log.line("audit", now);
+        line.text("event", self.action.as_str());
+        line.text("requestId", &self.request_id);
+        line.text("client", &self.address.to_string());
         if let Some(subject) = &self.subject {
-            line.insert("subject".to_owned(), subject.as_str().into());
+            line.text("subject", subject);
         }
         if let Some(session) = &self.session {
-            line.insert("sessionId".to_owned(), session.to_string().into());
+            line.text("sessionId", &session.to_string());
         }
         line
     }

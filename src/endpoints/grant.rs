@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 impl Endpoints {
     /// Mints an access token with `claims` and hands it out, with `refresh_token` by the session's way;
     /// `None` if the client keeps the one it has.
-    pub(super) fn grant(
+    pub(super) async fn grant(
         &self,
         session: &SessionRecord,
         claims: &Map<String, Value>,
@@ -24,7 +24,8 @@ impl Endpoints {
         let MintedToken { token, expires_in } = self
             .parts
             .signer
-            .mint(&session.subject, claims, session.reference(), now)
+            .mint_aside(&session.subject, claims, session.reference(), now)
+            .await
             .map_err(|_| Fault::Internal)?;
         let left = session.idle_expiry.min(session.absolute_expiry).since(now);
 

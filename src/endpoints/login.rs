@@ -84,7 +84,7 @@ impl Endpoints {
             return Err(Fault::Unavailable.into());
         }
         let token = self.parts.tokens.mint(id, user, &secret, delivery, absolute_expiry, session.generation);
-        let reply = self.grant(&session, &session.claims, Some(&token), now)?;
+        let reply = self.grant(&session, &session.claims, Some(&token), now).await?;
         let audit = Self::audit(AuditAction::LoginOk, request, Some(session.subject), Some(id));
         Ok(Handled { reply, event: Some(SessionEvent::LoginOk), audit: Some(audit) })
     }

@@ -31,7 +31,7 @@ impl Endpoints {
         // A token that did not change is not sent to a browser again: it might overtake a newer one.
         let unchanged = outcome == Outcome::Same && parsed.delivery == Delivery::Cookie;
         let token = (!unchanged).then(|| self.parts.tokens.mint_generation(&parsed, session.generation));
-        let reply = self.grant(&session, claims, token.as_ref(), now)?;
+        let reply = self.grant(&session, claims, token.as_ref(), now).await?;
         Ok(Handled { reply, event: Some(event(outcome)), audit: None })
     }
 

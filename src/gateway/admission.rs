@@ -1,7 +1,7 @@
 //! The first look at a request: size, framing, host and path, before any rule is asked.
 
 use super::context::RequestContext;
-use super::headers;
+use super::headers::{self, ForwardedClaims};
 use super::path::CanonicalPath;
 use super::request_id;
 use crate::reason::Reason;
@@ -41,16 +41,30 @@ pub(super) fn admit(session: &Session, ctx: &mut RequestContext) -> Result<Canon
 /// Who asks, and the identifier the answer and the log line carry.
 fn identify(session: &Session, ctx: &mut RequestContext) -> Result<(), Reason> {
     let headers = &session.req_header().headers;
-    ctx.request_id = request_id::of(headers).map_err(|_| Reason::Internal)?;
+    ctx.request_id = request_id::of(headers);
     let peer = peer(session).ok_or(Reason::Internal)?;
-    let addresses: Vec<_> = values(headers, "x-forwarded-for").collect();
-    let addresses = addresses.iter().map(|list| &**list);
-    ctx.client = headers::client_address(peer, addresses, &ctx.snapshot.trusted_proxies);
-    let proto = values(headers, "x-forwarded-proto").last();
-    let came = headers::ForwardedClaims { proto: proto.as_deref(), ..headers::ForwardedClaims::default() };
-    let rebuilt = headers::Forwarded::rebuild(peer, is_tls(session), "", came, &ctx.snapshot.trusted_proxies);
-    ctx.https = rebuilt.proto == "https";
+    let trusted = &ctx.snapshot.trusted_proxies;
+    (ctx.client, ctx.https) = forwarded_claims(headers, headers::is_trusted(peer, trusted), |came| {
+        let client = headers::client_address(peer, came.addresses.iter().copied(), trusted);
+        (client, came.is_https(is_tls(session)))
+    });
     Ok(())
+}
+
+/// Passes on what came in the forwarded fields; of a stranger nothing is read.
+pub(super) fn forwarded_claims<T>(
+    headers: &HeaderMap,
+    peer_is_trusted: bool,
+    tell: impl FnOnce(ForwardedClaims<'_>) -> T,
+) -> T {
+    if !peer_is_trusted {
+        return tell(ForwardedClaims::default());
+    }
+    let addresses: Vec<_> = values(headers, "x-forwarded-for").collect();
+    let addresses: Vec<&str> = addresses.iter().map(|list| &**list).collect();
+    let (proto, host) =
+        (values(headers, "x-forwarded-proto").last(), values(headers, "x-forwarded-host").last());
+    tell(ForwardedClaims { addresses: &addresses, proto: proto.as_deref(), host: host.as_deref() })
 }
 
 /// The address at the other end of the connection.
@@ -65,10 +79,7 @@ pub(super) fn is_tls(session: &Session) -> bool {
 
 /// The values of a field, in order. None is left out, since what a proxy says counts by its place: what is no text
 /// in one becomes a sign that stands for nothing.
-pub(super) fn values<'a>(
-    headers: &'a HeaderMap,
-    name: &'static str,
-) -> impl DoubleEndedIterator<Item = Cow<'a, str>> {
+fn values<'a>(headers: &'a HeaderMap, name: &'static str) -> impl DoubleEndedIterator<Item = Cow<'a, str>> {
     headers.get_all(name).into_iter().map(|value| String::from_utf8_lossy(value.as_bytes()))
 }
 

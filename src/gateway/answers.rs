@@ -32,7 +32,7 @@ impl Gateway {
         ctx.reason = denial.reason;
         ctx.unforwardable.clone_from(&denial.unforwardable);
         if let (Some(served), None) = (&ctx.route, &ctx.permit) {
-            served.metrics.decided(&ctx.issuer, DecisionOutcome::Deny, denial.reason);
+            served.metrics.decided(ctx.issuer(), DecisionOutcome::Deny, denial.reason);
         }
         let mut reply = denial::reply(denial, &ctx.request_id, admission::wants_html_only(session));
         if let Some(standing) = &ctx.standing {

@@ -11,6 +11,7 @@ use crate::policy::forward::Unforwardable;
 use crate::reason::Reason;
 use crate::token::claims::VerifiedClaims;
 use http::Method;
+use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Instant;
@@ -38,7 +39,7 @@ pub struct RequestContext {
     /// Which claim fits no header, where that is the reason.
     pub(super) unforwardable: Option<Unforwardable>,
     /// The issuer of the token, where one is known.
-    pub(super) issuer: String,
+    pub(super) issuer: Option<Arc<str>>,
     /// The status of an answer of our own.
     pub(super) status: Option<u16>,
     /// How the caller stands with the route's rate limit, once that was asked.
@@ -89,7 +90,7 @@ impl RequestContext {
             reason: Reason::Internal,
             claims: None,
             unforwardable: None,
-            issuer: String::new(),
+            issuer: None,
             status: None,
             standing: None,
             attempt: Attempt::default(),
@@ -106,18 +107,23 @@ impl RequestContext {
             None => (DecisionOutcome::Allow, permit.reason()),
             Some(denial) => (DecisionOutcome::WouldDeny, denial.reason),
         };
-        served.metrics.decided(&self.issuer, outcome, reason);
+        served.metrics.decided(self.issuer(), outcome, reason);
         self.reason = reason;
         self.unforwardable = permit.would_deny().and_then(|denial| denial.unforwardable.clone());
     }
 
     /// What the request is called in the log: its route, our endpoint, or `none`.
-    pub(super) fn label(&self) -> String {
+    pub(super) fn label(&self) -> Cow<'_, str> {
         match (&self.route, self.endpoint) {
-            (Some(served), _) => served.route.name().to_owned(),
-            (None, Some(endpoint)) => format!("auth:{endpoint}"),
-            (None, None) => "none".to_owned(),
+            (Some(served), _) => served.route.name().into(),
+            (None, Some(endpoint)) => format!("auth:{endpoint}").into(),
+            (None, None) => "none".into(),
         }
+    }
+
+    /// The issuer as metrics call it: empty where none is known.
+    pub(super) fn issuer(&self) -> &str {
+        self.issuer.as_deref().unwrap_or_default()
     }
 
     /// The most bytes the body may have, by the route or the server.

@@ -111,11 +111,11 @@ impl Gateway {
         };
         match ctx.snapshot.verifier.verify(token, self.clock.now()).await {
             Err(refusal) => {
-                refusal.issuer.as_deref().unwrap_or_default().clone_into(&mut ctx.issuer);
+                ctx.issuer = refusal.issuer;
                 Caller::Refused(refusal.reason)
             }
             Ok(claims) => {
-                claims.issuer().clone_into(&mut ctx.issuer);
+                ctx.issuer = Some(claims.shared_issuer());
                 if let (Some(reference), Some(sessions)) = (claims.session(), &self.sessions) {
                     if let Err(reason) = sessions.check(requirement.revocation, reference).await {
                         return Caller::Refused(reason);

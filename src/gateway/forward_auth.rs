@@ -74,22 +74,22 @@ impl Judge {
 
 #[async_trait]
 impl ProxyHttp for Judge {
-    type CTX = RequestContext;
+    type CTX = Box<RequestContext>;
 
-    fn new_ctx(&self) -> RequestContext {
+    fn new_ctx(&self) -> Self::CTX {
         self.gateway.new_ctx()
     }
 
-    async fn early_request_filter(&self, session: &mut Session, ctx: &mut RequestContext) -> Result<()> {
+    async fn early_request_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<()> {
         self.gateway.early_request_filter(session, ctx).await
     }
 
-    async fn request_filter(&self, session: &mut Session, ctx: &mut RequestContext) -> Result<bool> {
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<bool> {
         let headers = &session.req_header().headers;
         let question = asker(self.asker, headers).and_then(|asker| Ok((asker, original(asker, headers)?)));
         let asker = match question {
             Err(why) => {
-                ctx.request_id = request_id::of(headers).unwrap_or_default();
+                ctx.request_id = request_id::of(headers);
                 ctx.reason = Reason::BadRequest;
                 // Whoever set up the proxy has to read it.
                 let reply = Reply::problem(403, Reason::BadRequest, why, &ctx.request_id, false);
@@ -119,28 +119,19 @@ impl ProxyHttp for Judge {
         self.answer(session, ctx, reply).await
     }
 
-    async fn upstream_peer(
-        &self,
-        _session: &mut Session,
-        _ctx: &mut RequestContext,
-    ) -> Result<Box<HttpPeer>> {
+    async fn upstream_peer(&self, _session: &mut Session, _ctx: &mut Self::CTX) -> Result<Box<HttpPeer>> {
         Error::e_explain(ErrorType::InternalError, "a judge forwards nothing")
     }
 
-    async fn fail_to_proxy(
-        &self,
-        session: &mut Session,
-        error: &Error,
-        ctx: &mut RequestContext,
-    ) -> FailToProxy {
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Self::CTX) -> FailToProxy {
         self.gateway.fail_to_proxy(session, error, ctx).await
     }
 
-    async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut RequestContext) {
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Self::CTX) {
         self.gateway.logging(session, error, ctx).await;
     }
 
-    fn request_summary(&self, session: &Session, ctx: &RequestContext) -> String {
+    fn request_summary(&self, session: &Session, ctx: &Self::CTX) -> String {
         self.gateway.request_summary(session, ctx)
     }
 }
@@ -235,7 +226,7 @@ fn allowed(permit: &Permit, request: &RequestHeader, ctx: &RequestContext, asker
         reply.headers.push((name.name().clone(), value.clone()));
     }
     if asker == Asker::Envoy {
-        let rules = ctx.route.iter().flat_map(|served| &served.route.forward.headers);
+        let rules = ctx.route.iter().flat_map(|served| served.route.forward.headers.iter());
         let mut gone: Vec<&str> = rules.map(|rule| rule.name.name().as_str()).collect();
         let sent = request.headers.keys().map(HeaderName::as_str);
         gone.extend(sent.filter(|name| ctx.snapshot.protected.is_protected(name)));

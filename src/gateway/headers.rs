@@ -86,11 +86,22 @@ pub enum HeaderNameError {
     Alike(String, String),
 }
 
+/// The identifier of the request, which is made or taken over but never passed on in another spelling.
+const REQUEST_ID: &str = "x-request-id";
+
 /// The fields that carry identity: only the gateway may set them.
 #[derive(Debug, Clone)]
 pub struct ProtectedNames {
     /// Folded, sorted, distinct.
     identity: Vec<Box<[u8]>>,
+    /// One bit for each letter and digit that a folded name begins with which is not simply passed on.
+    begins: u64,
+}
+
+/// The bit of a name's first letter or digit; none for a name without any.
+fn beginning(name: &str) -> u64 {
+    let first = folded(name).next().and_then(|byte| char::from(byte).to_digit(36));
+    first.map_or(0, |digit| 1 << digit)
 }
 
 impl ProtectedNames {
@@ -116,7 +127,15 @@ impl ProtectedNames {
                 .map(|((_, one), (_, other))| HeaderNameError::Alike((*one).to_owned(), (*other).to_owned())),
         );
         if errors.is_empty() {
-            Ok(Self { identity: names.into_iter().map(|(form, _)| form.into_bytes().into()).collect() })
+            let identity: Vec<_> = names.into_iter().map(|(form, _)| form).collect();
+            let others = REROUTING.iter().chain(&FORWARDED).copied().chain([REQUEST_ID]);
+            let begins = identity
+                .iter()
+                .map(String::as_str)
+                .chain(others)
+                .map(beginning)
+                .fold(0, |all, one| all | one);
+            Ok(Self { identity: identity.into_iter().map(|form| form.into_bytes().into()).collect(), begins })
         } else {
             Err(errors)
         }
@@ -125,7 +144,17 @@ impl ProtectedNames {
     /// Whether a field of this name would be read as an identity header. From a client it is a forgery.
     /// Does not allocate.
     pub fn is_identity(&self, name: &str) -> bool {
-        self.identity.binary_search_by(|own| own.iter().copied().cmp(folded(name))).is_ok()
+        self.begins & beginning(name) != 0
+            && self.identity.binary_search_by(|own| own.iter().copied().cmp(folded(name))).is_ok()
+    }
+
+    /// Whether a client's field of this name does not reach the upstream as it came. Does not allocate, and
+    /// for most names looks at one letter.
+    pub fn is_dropped(&self, name: &str, peer_is_trusted: bool) -> bool {
+        self.begins & beginning(name) != 0
+            && (self.is_protected(name)
+                || drops_forwarded(name, peer_is_trusted)
+                || folds_to(name, REQUEST_ID))
     }
 
     /// Whether a client's field of this name must go: it would be read as an identity header, or as another
@@ -197,6 +226,18 @@ pub struct ForwardedClaims<'a> {
     pub host: Option<&'a str>,
 }
 
+impl ForwardedClaims<'_> {
+    /// Whether the client came by TLS: what the trusted peer says, else what its connection is. Of a list the
+    /// last entry counts: it is the one the peer itself wrote.
+    pub fn is_https(&self, tls: bool) -> bool {
+        match self.proto.map(last_entry) {
+            Some("https") => true,
+            Some("http") => false,
+            _ => tls,
+        }
+    }
+}
+
 /// The forwarded fields an upstream is sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Forwarded {
@@ -218,16 +259,14 @@ impl Forwarded {
         came: ForwardedClaims<'_>,
         trusted: &[IpNet],
     ) -> Self {
+        if !is_trusted(peer, trusted) {
+            let (addresses, host) = (peer.to_canonical().to_string(), host.to_owned());
+            return Self { addresses, proto: if tls { "https" } else { "http" }, host };
+        }
         let mut addresses: Vec<_> =
             believed(peer, came.addresses.iter().copied(), trusted).map(|a| a.to_string()).collect();
         addresses.reverse();
-        let came = if is_trusted(peer, trusted) { came } else { ForwardedClaims::default() };
-        let proto = match came.proto.map(last_entry) {
-            Some("https") => "https",
-            Some("http") => "http",
-            _ if tls => "https",
-            _ => "http",
-        };
+        let proto = if came.is_https(tls) { "https" } else { "http" };
         let host = came.host.map(last_entry).filter(|host| is_authority(host)).unwrap_or(host);
         Self { addresses: addresses.join(", "), proto, host: host.to_owned() }
     }
@@ -299,6 +338,20 @@ mod tests {
             assert!(protected.is_protected(name) && !protected.is_identity(name), "{name}");
         }
         assert!(!protected.is_protected("X-Original-Host"));
+    }
+
+    #[test]
+    fn every_spelling_of_what_is_not_passed_on_is_dropped() {
+        let protected = protected(&["Remote-User", "9-Lives"]);
+        for name in
+            ["remote_user", "--9.lives", "X_Method_Override", "x.request.id", "FORWARDED", "x-forwarded-y"]
+        {
+            assert!(protected.is_dropped(name, false), "{name}");
+        }
+        for name in ["", "-", "Host", "Accept", "X-Other", "Remote", "Forward", "9-Live"] {
+            assert!(!protected.is_dropped(name, false), "{name}");
+        }
+        assert!(!protected.is_dropped("X-Forwarded-Prefix", true));
     }
 
     #[test]

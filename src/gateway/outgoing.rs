@@ -3,7 +3,7 @@
 
 use super::admission;
 use super::context::RequestContext;
-use super::headers::{self, Forwarded, ForwardedClaims};
+use super::headers::{self, Forwarded};
 use crate::endpoints::cookie::{CookieSettings, Stripped};
 use crate::policy::Permit;
 use crate::policy::forward::AuthorizationHeader;
@@ -27,11 +27,8 @@ pub(super) fn prepare(
     let peer = admission::peer(session)
         .ok_or_else(|| Error::explain(ErrorType::InternalError, "no peer address"))?;
     let trusted = &ctx.snapshot.trusted_proxies;
-    drop_client_fields(outgoing, |name| {
-        ctx.snapshot.protected.is_protected(name)
-            || headers::drops_forwarded(name, headers::is_trusted(peer, trusted))
-            || headers::fold(name) == "x-request-id"
-    });
+    let is_trusted = headers::is_trusted(peer, trusted);
+    drop_client_fields(outgoing, |name| ctx.snapshot.protected.is_dropped(name, is_trusted));
     if served.route.forward.authorization == AuthorizationHeader::Strip {
         outgoing.remove_header(&header::AUTHORIZATION);
     }
@@ -43,16 +40,13 @@ pub(super) fn prepare(
         })?,
     };
     set_path(outgoing, path)?;
-    let values = |name| admission::values(&client.headers, name);
-    let addresses: Vec<_> = values("x-forwarded-for").collect();
-    let addresses: Vec<&str> = addresses.iter().map(|list| &**list).collect();
-    let (proto, host) = (values("x-forwarded-proto").last(), values("x-forwarded-host").last());
-    let came = ForwardedClaims { addresses: &addresses, proto: proto.as_deref(), host: host.as_deref() };
-    let forwarded = Forwarded::rebuild(peer, admission::is_tls(session), &ctx.host, came, trusted);
+    let forwarded = admission::forwarded_claims(&client.headers, is_trusted, |came| {
+        Forwarded::rebuild(peer, admission::is_tls(session), &ctx.host, came, trusted)
+    });
     outgoing.insert_header("X-Forwarded-For", forwarded.addresses)?;
-    outgoing.insert_header("X-Forwarded-Proto", forwarded.proto)?;
+    outgoing.insert_header("X-Forwarded-Proto", HeaderValue::from_static(forwarded.proto))?;
     outgoing.insert_header("X-Forwarded-Host", forwarded.host)?;
-    outgoing.insert_header("X-Request-Id", &ctx.request_id)?;
+    outgoing.insert_header("X-Request-Id", ctx.request_id.as_str())?;
     if let Some(host) = served.upstream.host(target) {
         outgoing.insert_header(header::HOST, host)?;
     }
@@ -76,6 +70,12 @@ fn set_identity(outgoing: &mut RequestHeader, permit: &Permit) -> Result<()> {
 
 /// The path that was authorised, less the route's prefix, with the client's query as it came.
 fn set_path(outgoing: &mut RequestHeader, path: &str) -> Result<()> {
+    let is_same = || {
+        outgoing.raw_path().strip_prefix(path.as_bytes()).is_some_and(|rest| matches!(rest, [] | [b'?', ..]))
+    };
+    if outgoing.uri.authority().is_none() && is_same() {
+        return Ok(());
+    }
     let target = match outgoing.uri.query() {
         Some(query) => format!("{path}?{query}"),
         None => path.to_owned(),

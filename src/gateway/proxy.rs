@@ -20,21 +20,25 @@ use std::time::Duration;
 
 #[async_trait]
 impl ProxyHttp for Gateway {
-    type CTX = RequestContext;
+    // Boxed, because the engine moves it around.
+    type CTX = Box<RequestContext>;
 
-    fn new_ctx(&self) -> RequestContext {
-        RequestContext::new(self.snapshot.load_full(), Arc::clone(&self.reporter))
+    fn new_ctx(&self) -> Self::CTX {
+        Box::new(RequestContext::new(self.snapshot.load_full(), Arc::clone(&self.reporter)))
     }
 
     /// The header is complete: the connection's deadline rests, and the body gets its own.
-    async fn early_request_filter(&self, session: &mut Session, ctx: &mut RequestContext) -> Result<()> {
+    async fn early_request_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<()> {
         if let Some(switch) = Guarded::switch(session.stream()) {
             switch.disarm();
         }
         ctx.untold.method = session.req_header().method.clone();
         let limits = &ctx.snapshot.limits;
         session.set_read_timeout(Some(limits.body_timeout));
-        session.set_write_timeout(Some(limits.body_timeout));
+        // The connection itself minds a client that does not read, but knows nothing of streams.
+        if session.as_ref().is_http2() {
+            session.set_write_timeout(Some(limits.body_timeout));
+        }
         // What follows a CONNECT may be meant for a tunnel that is never opened.
         if self.draining() || session.req_header().method == Method::CONNECT {
             session.set_keepalive(None);
@@ -43,7 +47,7 @@ impl ProxyHttp for Gateway {
     }
 
     /// Decides everything: the answer is written here, or the request has a permit.
-    async fn request_filter(&self, session: &mut Session, ctx: &mut RequestContext) -> Result<bool> {
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<bool> {
         let verdict = self.decide(session, ctx).await;
         self.carry_out(verdict, session, ctx).await
     }
@@ -54,7 +58,7 @@ impl ProxyHttp for Gateway {
         session: &mut Session,
         body: &mut Option<Bytes>,
         end: bool,
-        ctx: &mut RequestContext,
+        ctx: &mut Self::CTX,
     ) -> Result<()> {
         // Once the upstream speaks it is a conversation, in which a pause is no stall.
         ctx.lease.awaits_body(!end && ctx.untold.status.is_none());
@@ -68,7 +72,7 @@ impl ProxyHttp for Gateway {
         }
     }
 
-    async fn upstream_peer(&self, _session: &mut Session, ctx: &mut RequestContext) -> Result<Box<HttpPeer>> {
+    async fn upstream_peer(&self, _session: &mut Session, ctx: &mut Self::CTX) -> Result<Box<HttpPeer>> {
         let Some(served) = ctx.route.clone().filter(|_| ctx.permit.is_some()) else {
             return Error::e_explain(ErrorType::InternalError, "no permit");
         };
@@ -92,7 +96,7 @@ impl ProxyHttp for Gateway {
         &self,
         session: &mut Session,
         upstream_request: &mut RequestHeader,
-        ctx: &mut RequestContext,
+        ctx: &mut Self::CTX,
     ) -> Result<()> {
         let cookies = self.own.as_ref().map(|own| &own.cookie);
         outgoing::prepare(session, upstream_request, ctx, cookies)?;
@@ -106,7 +110,7 @@ impl ProxyHttp for Gateway {
         &self,
         _session: &mut Session,
         response: &mut ResponseHeader,
-        ctx: &mut RequestContext,
+        ctx: &mut Self::CTX,
     ) -> Result<()> {
         let switches = response.status == StatusCode::SWITCHING_PROTOCOLS;
         if switches && !(ctx.upgrade && websocket::is_accepted(response)) {
@@ -122,7 +126,7 @@ impl ProxyHttp for Gateway {
         &self,
         session: &mut Session,
         response: &mut ResponseHeader,
-        ctx: &mut RequestContext,
+        ctx: &mut Self::CTX,
     ) -> Result<()> {
         if let Some(own) = &self.own {
             returned::keep_own_cookies(response, &own.cookie)?;
@@ -152,7 +156,7 @@ impl ProxyHttp for Gateway {
         _session: &mut Session,
         body: &mut Option<Bytes>,
         _end: bool,
-        ctx: &mut RequestContext,
+        ctx: &mut Self::CTX,
     ) -> Result<Option<Duration>> {
         ctx.untold.sent += body.as_ref().map_or(0, |piece| piece.len() as u64);
         Ok(None)
@@ -162,7 +166,7 @@ impl ProxyHttp for Gateway {
         &self,
         session: &mut Session,
         _peer: &HttpPeer,
-        ctx: &mut RequestContext,
+        ctx: &mut Self::CTX,
         mut error: Box<Error>,
     ) -> Box<Error> {
         let method = &session.req_header().method;
@@ -177,7 +181,7 @@ impl ProxyHttp for Gateway {
         peer: &HttpPeer,
         session: &mut Session,
         error: Box<Error>,
-        ctx: &mut RequestContext,
+        ctx: &mut Self::CTX,
         reused: bool,
     ) -> Box<Error> {
         let mut error = error.more_context(format!("upstream {peer}"));
@@ -191,12 +195,7 @@ impl ProxyHttp for Gateway {
         error
     }
 
-    async fn fail_to_proxy(
-        &self,
-        session: &mut Session,
-        error: &Error,
-        ctx: &mut RequestContext,
-    ) -> FailToProxy {
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Self::CTX) -> FailToProxy {
         let Some(mut reason) = ctx.lease.ended().or_else(|| failure(error)) else {
             // The client is gone; nobody is left to answer.
             return FailToProxy { error_code: 0, can_reuse_downstream: false };
@@ -218,7 +217,7 @@ impl ProxyHttp for Gateway {
         FailToProxy { error_code: ctx.status.unwrap_or(0), can_reuse_downstream: false }
     }
 
-    async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut RequestContext) {
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Self::CTX) {
         self.reporter.ended(session, ctx);
         // A whole answer was sent, by us or by an upstream that did not wait for the body.
         if ctx.status.is_some() || error.is_none() {
@@ -228,7 +227,7 @@ impl ProxyHttp for Gateway {
     }
 
     /// Never the query: people put tokens there.
-    fn request_summary(&self, session: &Session, ctx: &RequestContext) -> String {
+    fn request_summary(&self, session: &Session, ctx: &Self::CTX) -> String {
         format!("{} {} ({})", session.req_header().method, ctx.path, ctx.request_id)
     }
 }

@@ -12,7 +12,6 @@ use crate::metrics::{CLIENT_GONE, Metrics, RouteMetrics};
 use crate::reason::Reason;
 use http::{Method, StatusCode};
 use pingora_proxy::Session;
-use serde_json::{Map, Value};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -121,38 +120,35 @@ impl Reporter {
         if !self.log.wants_requests() {
             return;
         }
-        let mut line = Map::new();
-        let mut put = |name: &str, value: Value| {
-            line.insert(name.to_owned(), value);
-        };
-        put("requestId", ctx.request_id.as_str().into());
-        put("client", ctx.client.to_string().into());
-        put("method", method.as_str().into());
-        put("host", ctx.host.as_str().into());
+        let mut line = self.log.line("access", self.clock.now());
+        line.text("requestId", &ctx.request_id);
+        line.text("client", &ctx.client.to_string());
+        line.text("method", method.as_str());
+        line.text("host", &ctx.host);
         // Never the query: people put tokens there.
-        put("path", path.into());
-        put("route", ctx.label().into());
-        put("status", code.into());
-        put("reason", ctx.reason.as_str().into());
+        line.text("path", path);
+        line.text("route", &ctx.label());
+        line.number("status", code.into());
+        line.text("reason", ctx.reason.as_str());
         if let Some(unforwardable) = &ctx.unforwardable {
-            put("detail", unforwardable.to_string().into());
+            line.text("detail", &unforwardable.to_string());
         }
-        put("durationMs", milliseconds(took));
-        put("bytesSent", sent.into());
-        if !ctx.issuer.is_empty() {
-            put("issuer", ctx.issuer.as_str().into());
+        line.milliseconds("durationMs", took);
+        line.number("bytesSent", sent);
+        if let Some(issuer) = &ctx.issuer {
+            line.text("issuer", issuer);
         }
         if let Some(claims) = ctx.permit.as_ref().and_then(|permit| permit.claims()) {
-            put("subject", claims.subject().into());
+            line.text("subject", claims.subject());
         }
         if let (Some(served), Some(answered)) = (&ctx.route, ctx.attempt.answered) {
-            put("upstream", served.upstream.name().into());
-            put("upstreamMs", milliseconds(answered));
+            line.text("upstream", served.upstream.name());
+            line.milliseconds("upstreamMs", answered);
         }
         if ctx.attempt.begun > 1 {
-            put("attempts", ctx.attempt.begun.into());
+            line.number("attempts", ctx.attempt.begun as u64);
         }
-        self.log.write("access", self.clock.now(), line);
+        self.log.write(line);
     }
 
     /// The event's metric and the audit line of what an endpoint did.
@@ -161,7 +157,7 @@ impl Reporter {
             self.metrics.session_event(event.as_str());
         }
         if let Some(audit) = &handled.audit {
-            self.log.write("audit", self.clock.now(), audit.line());
+            self.log.write(audit.line(&self.log, self.clock.now()));
         }
     }
 }
@@ -169,9 +165,4 @@ impl Reporter {
 /// Whether a response with this status is the last one: 101 is, although its number says otherwise.
 fn is_final(status: StatusCode) -> bool {
     !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS
-}
-
-fn milliseconds(time: Duration) -> Value {
-    // Microseconds are precise enough for a log and short to read.
-    Value::from((time.as_secs_f64() * 1_000_000.0).round() / 1000.0)
 }

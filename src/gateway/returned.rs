@@ -31,8 +31,10 @@ pub(super) fn drop_hop_by_hop(response: &mut ResponseHeader) {
         }
         response.remove_header(&header::CONNECTION);
     }
-    for name in &HOP_BY_HOP {
-        response.remove_header(name);
+    if response.headers.keys().any(|name| HOP_BY_HOP.contains(name)) {
+        for name in &HOP_BY_HOP {
+            response.remove_header(name);
+        }
     }
 }
 

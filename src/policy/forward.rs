@@ -11,6 +11,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use http::header::{HeaderName, HeaderValue, InvalidHeaderName};
 use serde_json::Value;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Bytes that the names and values of all identity headers of a request may have together: upstreams
@@ -102,11 +103,14 @@ pub struct AssertionRule {
     pub lifetime: Duration,
 }
 
+/// Identity headers with their values, in order.
+pub type Identity = Arc<[(FieldName, HeaderValue)]>;
+
 /// What a route tells its upstream about the caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ForwardPlan {
-    /// The identity headers, in order.
-    pub headers: Vec<HeaderRule>,
+    /// The identity headers, in order. Routes that have the same share them.
+    pub headers: Arc<[HeaderRule]>,
     /// The client's own token.
     pub authorization: AuthorizationHeader,
     /// The assertion, if there is to be one.
@@ -194,39 +198,62 @@ impl HeaderRule {
 }
 
 impl ForwardPlan {
-    /// The identity headers of a verified caller.
+    /// The identity headers of a verified caller: made once, and at hand when the same token comes again.
     ///
     /// # Errors
     /// [`Unforwardable`] if a claim cannot be carried by its header, or all are longer than
     /// [`IDENTITY_BYTES`].
-    pub fn identity(&self, claims: &VerifiedClaims) -> Result<Vec<(FieldName, HeaderValue)>, Unforwardable> {
-        let mut headers = Vec::with_capacity(self.headers.len() + usize::from(self.assertion.is_some()));
-        for rule in &self.headers {
+    pub fn identity(&self, claims: &VerifiedClaims) -> Result<Identity, Unforwardable> {
+        if let Some(made) = claims.kept::<Made>().filter(|made| Arc::ptr_eq(&made.rules, &self.headers)) {
+            return Ok(Arc::clone(&made.identity));
+        }
+        let identity: Identity = self.make(claims)?.into();
+        claims.keep(Made { rules: Arc::clone(&self.headers), identity: Arc::clone(&identity) });
+        Ok(identity)
+    }
+
+    fn make(&self, claims: &VerifiedClaims) -> Result<Vec<(FieldName, HeaderValue)>, Unforwardable> {
+        let mut headers = Vec::with_capacity(self.headers.len());
+        let mut bytes = 0;
+        for rule in self.headers.iter() {
             let unforwardable = |why| Unforwardable { header: rule.name.name.clone(), why };
             let Some(value) = rule.value(claims).map_err(unforwardable)? else { continue };
             let value = HeaderValue::try_from(value)
                 .map_err(|_| unforwardable(WhyUnforwardable::ControlCharacter))?;
-            add(&mut headers, &rule.name, value).map_err(unforwardable)?;
+            bytes += size(&rule.name, &value);
+            if bytes > IDENTITY_BYTES {
+                return Err(unforwardable(WhyUnforwardable::TooLong));
+            }
+            headers.push((rule.name.clone(), value));
         }
         Ok(headers)
     }
 
     /// The identity headers of an anonymous caller: the empty ones.
-    pub fn anonymous_identity(&self) -> Vec<(FieldName, HeaderValue)> {
+    pub fn anonymous_identity(&self) -> Identity {
         let empty = self.headers.iter().filter(|rule| rule.absent == AbsentClaim::Empty);
         empty.map(|rule| (rule.name.clone(), HeaderValue::from_static(""))).collect()
     }
 }
 
-/// Adds a header, if all of them stay within [`IDENTITY_BYTES`].
-pub(super) fn add(
-    headers: &mut Vec<(FieldName, HeaderValue)>,
+/// What was made for one list of rules.
+struct Made {
+    rules: Arc<[HeaderRule]>,
+    identity: Identity,
+}
+
+/// Whether one more header fits beside the others.
+pub(super) fn fits(
+    headers: &Identity,
     name: &FieldName,
-    value: HeaderValue,
+    value: &HeaderValue,
 ) -> Result<(), WhyUnforwardable> {
-    headers.push((name.clone(), value));
-    let bytes: usize = headers.iter().map(|(name, value)| name.spelled.len() + value.len()).sum();
-    if bytes > IDENTITY_BYTES { Err(WhyUnforwardable::TooLong) } else { Ok(()) }
+    let bytes: usize = headers.iter().map(|(name, value)| size(name, value)).sum();
+    if bytes + size(name, value) > IDENTITY_BYTES { Err(WhyUnforwardable::TooLong) } else { Ok(()) }
+}
+
+fn size(name: &FieldName, value: &HeaderValue) -> usize {
+    name.spelled.len() + value.len()
 }
 
 /// A claim that is there.
@@ -486,7 +513,20 @@ mod tests {
         });
         let plan = ForwardPlan { headers: rules.into(), ..ForwardPlan::default() };
         let empty = ("x-Empty".parse().unwrap(), HeaderValue::from_static(""));
-        assert_eq!(plan.anonymous_identity(), [empty]);
+        assert_eq!(plan.anonymous_identity(), [empty].into());
+    }
+
+    #[test]
+    fn what_was_made_for_one_list_of_headers_is_at_hand_and_serves_no_other() {
+        let claims = VerifiedClaims::sample("corp", &json!({"sub": "u1", "email": "e"}));
+        let plan = ForwardPlan::default();
+        let made = plan.identity(&claims).unwrap();
+        assert!(Arc::ptr_eq(&made, &plan.clone().identity(&claims).unwrap()));
+        let email = HeaderRule::text("X-Email".parse().unwrap(), ClaimPath::parse("email").unwrap());
+        let other = ForwardPlan { headers: [email].into(), ..plan.clone() };
+        let header = |identity: Identity| identity[0].0.name().to_string();
+        assert_eq!(header(other.identity(&claims).unwrap()), "x-email");
+        assert_eq!(header(plan.identity(&claims).unwrap()), "x-auth-subject");
     }
 
     #[test]
@@ -521,7 +561,7 @@ mod tests {
         assert_eq!(rule.value(&claims(17)), Err(WhyUnforwardable::TooLong));
 
         let half = HeaderRule { max_bytes: None, ..rule };
-        let plan = ForwardPlan { headers: vec![half.clone(), half], ..ForwardPlan::default() };
+        let plan = ForwardPlan { headers: [half.clone(), half].into(), ..ForwardPlan::default() };
         let fits = IDENTITY_BYTES / 2 - "x-auth-claim".len();
         assert_eq!(plan.identity(&claims(fits)).unwrap().len(), 2);
         assert_eq!(plan.identity(&claims(fits + 1)).unwrap_err().why, WhyUnforwardable::TooLong);

@@ -7,7 +7,7 @@ pub mod route;
 
 use crate::reason::Reason;
 use crate::token::claims::VerifiedClaims;
-use forward::{AssertionRule, FieldName, ForwardPlan, Unforwardable, WhyUnforwardable};
+use forward::{AssertionRule, FieldName, ForwardPlan, Identity, Unforwardable, WhyUnforwardable};
 use http::header::HeaderValue;
 use requirement::{Mode, Requirement};
 use std::sync::Arc;
@@ -37,7 +37,8 @@ pub enum Decision {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Permit {
     claims: Option<Arc<VerifiedClaims>>,
-    identity: Vec<(FieldName, HeaderValue)>,
+    identity: Identity,
+    assertion: Option<(FieldName, HeaderValue)>,
     would_deny: Option<Denial>,
 }
 
@@ -48,8 +49,8 @@ impl Permit {
     }
 
     /// The identity headers to set, after every client header that could be read as one is removed.
-    pub fn identity(&self) -> &[(FieldName, HeaderValue)] {
-        &self.identity
+    pub fn identity(&self) -> impl Iterator<Item = &(FieldName, HeaderValue)> {
+        self.identity.iter().chain(&self.assertion)
     }
 
     /// Why the request is let through: `ok` or `anonymous`.
@@ -66,8 +67,12 @@ impl Permit {
         rule: &AssertionRule,
         assertion: Result<HeaderValue, WhyUnforwardable>,
     ) -> Decision {
-        match assertion.and_then(|value| forward::add(&mut self.identity, &rule.header, value)) {
-            Ok(()) => Decision::Allow(self),
+        let fitting = |value| forward::fits(&self.identity, &rule.header, &value).map(|()| value);
+        match assertion.and_then(fitting) {
+            Ok(value) => {
+                self.assertion = Some((rule.header.clone(), value));
+                Decision::Allow(self)
+            }
             Err(why) => {
                 let unforwardable = Unforwardable { header: rule.header.name().clone(), why };
                 unforwarded(requirement, plan, unforwardable, self.would_deny)
@@ -142,13 +147,16 @@ fn permit(
 ) -> Decision {
     let Some(claims) = claims else { return anonymous(plan, would_deny) };
     match plan.identity(&claims) {
-        Ok(identity) => Decision::Allow(Permit { claims: Some(claims), identity, would_deny }),
+        Ok(identity) => {
+            Decision::Allow(Permit { claims: Some(claims), identity, assertion: None, would_deny })
+        }
         Err(unforwardable) => unforwarded(requirement, plan, unforwardable, would_deny),
     }
 }
 
 fn anonymous(plan: &ForwardPlan, would_deny: Option<Denial>) -> Decision {
-    Decision::Allow(Permit { claims: None, identity: plan.anonymous_identity(), would_deny })
+    let identity = plan.anonymous_identity();
+    Decision::Allow(Permit { claims: None, identity, assertion: None, would_deny })
 }
 
 /// What becomes of a caller that may pass, but of whom the upstream cannot be told.
@@ -200,7 +208,7 @@ mod tests {
     }
 
     fn header<'a>(permit: &'a Permit, name: &str) -> Option<&'a str> {
-        permit.identity().iter().find(|(n, _)| n.name() == name).map(|(_, value)| value.to_str().unwrap())
+        permit.identity().find(|(n, _)| n.name() == name).map(|(_, value)| value.to_str().unwrap())
     }
 
     #[test]
@@ -211,7 +219,9 @@ mod tests {
             let permit = permit(decide(&Requirement::public(), caller));
             assert_eq!(permit.reason(), Reason::Anonymous);
             assert!(
-                permit.claims().is_none() && permit.identity().is_empty() && permit.would_deny().is_none()
+                permit.claims().is_none()
+                    && permit.identity().next().is_none()
+                    && permit.would_deny().is_none()
             );
         }
     }
@@ -270,7 +280,7 @@ mod tests {
         ] {
             let permit = permit(decide(&observed, caller));
             assert_eq!(permit.would_deny().unwrap().reason, reason);
-            assert!(permit.claims().is_none() && permit.identity().is_empty(), "{reason}");
+            assert!(permit.claims().is_none() && permit.identity().next().is_none(), "{reason}");
         }
     }
 
@@ -296,7 +306,7 @@ mod tests {
             assert_eq!(denied.unforwardable.unwrap().header, "x-auth-assertion");
             let observed = permit(asserting(false, wrong));
             assert_eq!(observed.would_deny().unwrap().reason, Reason::UnforwardableClaim);
-            assert!(observed.claims().is_none() && observed.identity().is_empty());
+            assert!(observed.claims().is_none() && observed.identity().next().is_none());
         }
     }
 

@@ -1,24 +1,25 @@
 //! Assertions: what an upstream may check, with the keys we publish, about who calls. Each is a short-lived
 //! JWS of ours for one upstream, made from verified claims and kept until half its life is over.
 
-use super::claims::{TokenHash, VerifiedClaims};
+use super::claims::VerifiedClaims;
 use super::signer::{Signer, SignerError, whole_seconds};
 use crate::clock::Timestamp;
 use http::HeaderValue;
-use moka::sync::Cache;
+use quick_cache::Weighter;
+use quick_cache::sync::{Cache, DefaultLifecycle};
 use serde_json::{Map, Value, json};
 use std::fmt;
-use std::num::NonZeroUsize;
+use std::hash::RandomState;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
 
 /// The `typ` of assertions. No verifier of access tokens takes it for `at+jwt` or `JWT`, ours neither
 /// (RFC 8725 section 3.11).
 const TYPE: &str = "assertion+jwt";
 
-/// What one entry costs beside the assertion's text.
-const ENTRY_BYTES: usize = 300;
+/// What one entry costs beside the assertion's text, and a usual one with it.
+const ENTRY_BYTES: u64 = 300;
+const USUAL_BYTES: u64 = 1024;
 
 /// Whom an assertion is for, and how long.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -46,16 +47,16 @@ pub enum AssertionError {
 /// Makes assertions and remembers them. It belongs to one configuration: what claims mean may change with it.
 pub struct Assertions {
     minting: Arc<Minting>,
-    minted: Cache<Key, Entry>,
-    /// Turns at signing where that is slow; `None` where it is not.
-    turns: Option<Semaphore>,
+    minted: Cache<Key, Entry, Weight, RandomState>,
+    max_bytes: u64,
 }
 
 struct Minting {
     signer: Arc<Signer>,
 }
 
-type Key = (TokenHash, Addressee);
+/// The number of the verified token, and whom the assertion is for.
+type Key = (u64, Addressee);
 
 #[derive(Clone)]
 struct Entry {
@@ -64,15 +65,22 @@ struct Entry {
     renewed: Timestamp,
 }
 
+#[derive(Clone)]
+struct Weight;
+
+impl Weighter<Key, Entry> for Weight {
+    fn weight(&self, _: &Key, entry: &Entry) -> u64 {
+        entry.value.len() as u64 + ENTRY_BYTES
+    }
+}
+
 impl Assertions {
     /// Assertions signed by `signer`, of which about `max_bytes` bytes are kept.
     pub fn new(signer: Arc<Signer>, max_bytes: u64) -> Self {
-        let weight =
-            |_: &Key, entry: &Entry| u32::try_from(entry.value.len() + ENTRY_BYTES).unwrap_or(u32::MAX);
-        let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let usual = usize::try_from(max_bytes / USUAL_BYTES).unwrap_or(usize::MAX);
         Self {
-            minted: Cache::builder().max_capacity(max_bytes).weigher(weight).build(),
-            turns: signer.algorithm().is_slow().then(|| Semaphore::new(cores())),
+            minted: Cache::with(usual, max_bytes, Weight, RandomState::new(), DefaultLifecycle::default()),
+            max_bytes,
             minting: Arc::new(Minting { signer }),
         }
     }
@@ -80,12 +88,12 @@ impl Assertions {
     /// For a new configuration: signed alike, and none kept of those that the old one made.
     #[must_use]
     pub fn anew(&self) -> Self {
-        Self::new(Arc::clone(&self.minting.signer), self.minted.policy().max_capacity().unwrap_or_default())
+        Self::new(Arc::clone(&self.minting.signer), self.max_bytes)
     }
 
     /// The assertion about these claims, if one is at hand. Does not wait.
     pub fn at_hand(&self, claims: &VerifiedClaims, to: &Addressee, now: Timestamp) -> Option<HeaderValue> {
-        self.find(&(claims.token, to.clone()), now)
+        self.find(&(claims.number, to.clone()), now)
     }
 
     fn find(&self, key: &Key, now: Timestamp) -> Option<HeaderValue> {
@@ -103,8 +111,8 @@ impl Assertions {
         to: &Addressee,
         now: Timestamp,
     ) -> Result<HeaderValue, AssertionError> {
-        let key = (claims.token, to.clone());
-        let entry = match &self.turns {
+        let key = (claims.number, to.clone());
+        let entry = match self.minting.signer.turns() {
             None => self.minting.mint(claims, to, now)?,
             Some(turns) => {
                 let _turn = turns.acquire().await.map_err(|_| AssertionError::GivenUp)?;
@@ -177,7 +185,7 @@ impl Minting {
 
 impl fmt::Debug for Assertions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Assertions").field("kept", &self.minted.entry_count()).finish_non_exhaustive()
+        f.debug_struct("Assertions").field("kept", &self.minted.len()).finish_non_exhaustive()
     }
 }
 
@@ -225,7 +233,7 @@ mod tests {
             "sid": "s1", "email": "u1@example.com", "jti": "j", "groups": ["x"]
         });
         let claims = VerifiedClaims::sample("corp", &claims);
-        Arc::new(VerifiedClaims { expires: Timestamp::from_secs(expires), token: [7; 32], ..claims })
+        Arc::new(VerifiedClaims { expires: Timestamp::from_secs(expires), number: 7, ..claims })
     }
 
     fn to(audience: &str, seconds: u64) -> Addressee {
@@ -268,8 +276,7 @@ mod tests {
             let other = rig.assert(&claims, &to("shop", 60), NOW).await;
             assert_eq!(part(&other, 1)["aud"], "shop");
             assert_eq!(part(&rig.assert(&claims, &to("orders", 10), NOW).await, 1)["exp"], 1_800_000_010);
-            let another =
-                Arc::new(VerifiedClaims { token: [8; 32], subject: "u2".into(), ..(*claims).clone() });
+            let another = Arc::new(VerifiedClaims { number: 8, subject: "u2".into(), ..(*claims).clone() });
             assert_eq!(part(&rig.assert(&another, &orders, NOW).await, 1)["sub"], "u2");
             let second = rig.assert(&claims, &orders, NOW.plus(Duration::from_secs(30))).await;
             assert_eq!(part(&second, 1)["iat"], 1_800_000_030);
@@ -302,7 +309,7 @@ mod tests {
         });
         assert_eq!(part(&token, 1), expected);
         let odd = Arc::new(VerifiedClaims { scopes: vec!["a admin".into()], ..(*bare).clone() });
-        let odd = Arc::new(VerifiedClaims { token: [9; 32], ..(*odd).clone() });
+        let odd = Arc::new(VerifiedClaims { number: 9, ..(*odd).clone() });
         let refused = rig.assertions.mint(&odd, &to("orders", 60), NOW).await;
         assert!(matches!(refused, Err(AssertionError::AmbiguousScope)));
     }

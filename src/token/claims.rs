@@ -5,7 +5,9 @@ use crate::clock::Timestamp;
 use crate::json::ClaimPath;
 use crate::session::id::SessionRef;
 use serde_json::{Map, Value};
-use std::sync::Arc;
+use std::any::Any;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
 
 /// The configuration's name of the issuer that is this gateway itself.
 pub const GATEWAY_ISSUER: &str = "gateway";
@@ -25,12 +27,33 @@ pub struct VerifiedClaims {
     /// When it is no longer accepted: `exp` with the issuer's leeway.
     pub(super) good_until: Timestamp,
     pub(super) session: Option<SessionRef>,
-    /// The SHA-256 of the token.
-    pub(super) token: TokenHash,
+    /// No other verified token of this process has it.
+    pub(super) number: u64,
+    pub(super) kept: Kept,
 }
 
-/// The SHA-256 of a token, which it is remembered under. A shorter hash could be made to collide.
-pub(super) type TokenHash = [u8; 32];
+/// What somebody made of the claims and wants at hand when the same token comes again. It is no claim: a copy
+/// begins without it, and it does not count in comparisons.
+#[derive(Default)]
+pub(super) struct Kept(OnceLock<Box<dyn Any + Send + Sync>>);
+
+impl Clone for Kept {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+impl PartialEq for Kept {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl fmt::Debug for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Kept")
+    }
+}
 
 impl VerifiedClaims {
     /// Claims taken on trust, without a token: for policy checks that meet no request (`portcullis test`).
@@ -57,13 +80,19 @@ impl VerifiedClaims {
             expires,
             good_until: expires,
             session: None,
-            token: TokenHash::default(),
+            number: 0,
+            kept: Kept::default(),
         })
     }
 
     /// The configuration's name of the issuer (`gateway` for our own tokens).
     pub fn issuer(&self) -> &str {
         &self.issuer
+    }
+
+    /// The same, to be kept beyond the claims.
+    pub fn shared_issuer(&self) -> Arc<str> {
+        Arc::clone(&self.issuer)
     }
 
     /// The audiences this issuer's tokens are expected to have, unless the route asks for others.
@@ -111,6 +140,16 @@ impl VerifiedClaims {
         self.session.as_ref()
     }
 
+    /// What was kept with the claims, if it is of this type.
+    pub fn kept<T: Any>(&self) -> Option<&T> {
+        self.kept.0.get()?.downcast_ref()
+    }
+
+    /// Keeps a value with the claims. The first stays.
+    pub fn keep<T: Any + Send + Sync>(&self, value: T) {
+        let _ = self.kept.0.set(Box::new(value));
+    }
+
     /// All claims.
     pub fn all(&self) -> &Map<String, Value> {
         &self.claims
@@ -138,7 +177,8 @@ impl VerifiedClaims {
             expires: Timestamp::MAX,
             good_until: Timestamp::MAX,
             session: None,
-            token: TokenHash::default(),
+            number: 0,
+            kept: Kept::default(),
         }
     }
 }

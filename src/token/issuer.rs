@@ -1,6 +1,6 @@
 //! One issuer: on what terms its tokens are accepted, and holding a token against them.
 
-use super::claims::{GATEWAY_ISSUER, TokenHash, VerifiedClaims};
+use super::claims::{GATEWAY_ISSUER, Kept, VerifiedClaims};
 use super::jws::{Jws, Kind};
 use super::registered::{self, Registered};
 use crate::clock::Timestamp;
@@ -269,8 +269,9 @@ impl Issuer {
         }
     }
 
-    /// Turns a candidate whose signature is good into claims. The only place where they are made.
-    pub(super) fn vouch(&self, candidate: Candidate<'_>, token: TokenHash) -> Result<VerifiedClaims, Reason> {
+    /// Turns a candidate whose signature is good into claims. The only place where they are made. `number` is
+    /// no other token's.
+    pub(super) fn vouch(&self, candidate: Candidate<'_>, number: u64) -> Result<VerifiedClaims, Reason> {
         let Candidate { jws: Jws { claims, .. }, registered, .. } = candidate;
         let Registered { subject, audiences, expires, .. } = registered;
         let session = if self.is_own {
@@ -290,7 +291,8 @@ impl Issuer {
             expires,
             good_until: expires.plus(self.late),
             session,
-            token,
+            number,
+            kept: Kept::default(),
         })
     }
 }

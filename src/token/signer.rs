@@ -13,9 +13,11 @@ use arc_swap::ArcSwap;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value, json};
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Semaphore;
 
 /// Claims that only we set: what a directory says under these names is dropped.
 const OURS: [&str; 11] = ["iss", "sub", "aud", "exp", "iat", "nbf", "jti", "sid", "gen", "usr", "uep"];
@@ -30,6 +32,8 @@ pub struct Signer {
     folder: PathBuf,
     ring: ArcSwap<Ring>,
     published: Arc<OwnKeys>,
+    /// Turns at signing where that is slow; `None` where it is not.
+    turns: Option<Semaphore>,
 }
 
 /// The keys, as they were read last.
@@ -57,6 +61,9 @@ impl std::fmt::Debug for MintedToken {
 /// Why there is no signer, or no token.
 #[derive(Debug, thiserror::Error)]
 pub enum SignerError {
+    /// The thread that signed it is gone.
+    #[error("the signing was given up")]
+    GivenUp,
     /// The keys cannot be had.
     #[error(transparent)]
     Folder(#[from] KeyFolderError),
@@ -144,7 +151,9 @@ impl Signer {
         let folder = folder.to_owned();
         let (ring, keys) = Ring::new(files, &folder, algorithm)?;
         let (ring, published) = (ArcSwap::from_pointee(ring), Arc::new(OwnKeys::new(keys)));
-        Ok(Self { issuer, audiences, lifetime, algorithm, folder, ring, published })
+        let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let turns = algorithm.is_slow().then(|| Semaphore::new(cores()));
+        Ok(Self { issuer, audiences, lifetime, algorithm, folder, ring, published, turns })
     }
 
     /// Reads the folder again. What cannot be used changes nothing. Whether there are other keys now.
@@ -202,6 +211,30 @@ impl Signer {
         Ok(MintedToken { token, expires_in: self.lifetime })
     }
 
+    /// The same for threads that serve connections: a slow signature is made on a thread of its own, a few at a
+    /// time, so that nobody waits but who needs it.
+    ///
+    /// # Errors
+    /// [`SignerError`] if there is no randomness or the key fails.
+    pub async fn mint_aside(
+        self: &Arc<Self>,
+        subject: &str,
+        claims: &Map<String, Value>,
+        session: SessionRef,
+        now: Timestamp,
+    ) -> Result<MintedToken, SignerError> {
+        let Some(turns) = &self.turns else { return self.mint(subject, claims, session, now) };
+        let _turn = turns.acquire().await.map_err(|_| SignerError::GivenUp)?;
+        let (signer, subject, claims) = (Arc::clone(self), subject.to_owned(), claims.clone());
+        let signing = tokio::task::spawn_blocking(move || signer.mint(&subject, &claims, session, now));
+        signing.await.map_err(|_| SignerError::GivenUp)?
+    }
+
+    /// Turns at signing, where signatures are slow.
+    pub(super) fn turns(&self) -> Option<&Semaphore> {
+        self.turns.as_ref()
+    }
+
     /// A token of this `typ`, in compact form.
     pub(super) fn sign(
         &self,
@@ -229,11 +262,6 @@ impl Signer {
     /// Our `iss`.
     pub(super) fn issuer(&self) -> &str {
         &self.issuer
-    }
-
-    /// What signs.
-    pub(super) fn algorithm(&self) -> SigningAlgorithm {
-        self.algorithm
     }
 
     /// Our public keys as a JWKS document: those that sign, will sign, and did.
@@ -299,6 +327,7 @@ mod tests {
     use super::super::key_folder::tests::TestFolder;
     use super::*;
     use crate::session::id::{SessionId, UserKey};
+    use futures_util::FutureExt as _;
     use jsonwebtoken::jwk::JwkSet;
     use jsonwebtoken::{DecodingKey, Validation, decode, decode_header};
     use std::fs;
@@ -323,6 +352,27 @@ mod tests {
     fn session() -> SessionRef {
         let (session, user) = (SessionId::from_bytes([1; 16]), UserKey::from_bytes([2; 12]));
         SessionRef { session, user, generation: 5, epoch: 9 }
+    }
+
+    #[test]
+    fn a_slow_signature_holds_up_no_connection() {
+        // The only thread for such work is taken.
+        let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build().unwrap();
+        let (free, busy) = std::sync::mpsc::channel();
+        runtime.spawn_blocking(move || busy.recv());
+        for (algorithm, at_once) in [(SigningAlgorithm::Es256, true), (SigningAlgorithm::Rs256, false)] {
+            let folder = TestFolder::new();
+            let signer = Arc::new(signer(&folder, &["api"], algorithm).unwrap());
+            let claims = Map::new();
+            let mut minting = std::pin::pin!(signer.mint_aside("u1", &claims, session(), NOW));
+            let first = runtime.block_on(async { minting.as_mut().now_or_never() });
+            assert_eq!(first.is_some(), at_once, "{algorithm}");
+            if !at_once {
+                free.send(()).unwrap();
+                let token = runtime.block_on(minting).unwrap().token;
+                assert_eq!(claims_of(&token)["sub"], "u1");
+            }
+        }
     }
 
     fn minted(signer: &Signer, claims: &Value) -> String {

@@ -230,7 +230,7 @@ impl Rehearsing {
             path: ctx.path.clone(),
             route,
             claims: ctx.claims.clone().filter(|_| looked),
-            issuer: ctx.issuer.clone(),
+            issuer: ctx.issuer().to_owned(),
         };
         self.state.lock().account.get_or_insert(account);
     }
@@ -238,19 +238,19 @@ impl Rehearsing {
 
 #[async_trait]
 impl ProxyHttp for Rehearsing {
-    type CTX = RequestContext;
+    type CTX = Box<RequestContext>;
 
-    fn new_ctx(&self) -> RequestContext {
+    fn new_ctx(&self) -> Self::CTX {
         let mut ctx = self.gateway.new_ctx();
         ctx.claims.clone_from(&self.state.lock().caller);
         ctx
     }
 
-    async fn early_request_filter(&self, session: &mut Session, ctx: &mut RequestContext) -> Result<()> {
+    async fn early_request_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<()> {
         self.gateway.early_request_filter(session, ctx).await
     }
 
-    async fn request_filter(&self, session: &mut Session, ctx: &mut RequestContext) -> Result<bool> {
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<bool> {
         match self.gateway.decide(session, ctx).await {
             Verdict::Endpoint(endpoint) => {
                 ctx.endpoint = Some(endpoint.as_str());
@@ -265,7 +265,7 @@ impl ProxyHttp for Rehearsing {
     }
 
     /// The peer that was chosen, at the other end of a line that leads to no network.
-    async fn upstream_peer(&self, session: &mut Session, ctx: &mut RequestContext) -> Result<Box<HttpPeer>> {
+    async fn upstream_peer(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<Box<HttpPeer>> {
         let mut peer = self.gateway.upstream_peer(session, ctx).await?;
         let state = Arc::clone(&self.state);
         peer.scheme = Scheme::HTTP;
@@ -279,7 +279,7 @@ impl ProxyHttp for Rehearsing {
         &self,
         session: &mut Session,
         upstream_request: &mut RequestHeader,
-        ctx: &mut RequestContext,
+        ctx: &mut Self::CTX,
     ) -> Result<()> {
         self.gateway.upstream_request_filter(session, upstream_request, ctx).await?;
         let outcome = Outcome::Forwarded {
@@ -291,16 +291,11 @@ impl ProxyHttp for Rehearsing {
         Ok(())
     }
 
-    async fn fail_to_proxy(
-        &self,
-        session: &mut Session,
-        error: &Error,
-        ctx: &mut RequestContext,
-    ) -> FailToProxy {
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Self::CTX) -> FailToProxy {
         self.gateway.fail_to_proxy(session, error, ctx).await
     }
 
-    async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut RequestContext) {
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Self::CTX) {
         let outcome = match ctx.endpoint {
             Some(endpoint) => Outcome::Endpoint(endpoint),
             None if ctx.reason == Reason::Preflight => Outcome::Preflight,
