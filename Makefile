@@ -1,12 +1,14 @@
 # Two commands are all a newcomer needs: `make run` and `make test`.
 
-.PHONY: help run test soak fuzz bench image build-tools test-tools
+.PHONY: help run test soak fuzz bench bench-gateway gate image build-tools test-tools
 
 help:
 	@echo "make run    build, start the gateway with a demo upstream, print the curl lines to try"
 	@echo "make test   install what the tests need, run everything"
 	@echo "make fuzz   fuzz every parser for FUZZ_SECONDS (20) each"
-	@echo "make bench  what a rotation costs beside Redis's own price for it"
+	@echo "make bench  what a rotation costs beside Redis's own price for it, and the parts of a request"
+	@echo "make bench-gateway  what the whole gateway costs beside a raw Pingora passthrough and HAProxy"
+	@echo "make gate   fail if a warm request takes more instructions than it did"
 	@echo "make soak   the long forms of some tests, more than an hour"
 
 # The packages are Debian's. As root they are installed; otherwise the line to run is printed.
@@ -46,6 +48,16 @@ fuzz: build-tools
 bench: build-tools
 	@sh .ci/packages redis-server=redis-server redis-benchmark=redis-tools
 	cargo bench --locked --bench rotate
+	cargo bench --locked --bench parts
+
+bench-gateway: build-tools
+	@sh .ci/packages haproxy=haproxy taskset=util-linux
+	cargo bench --locked --bench gateway
+
+# Of the programs the tests are run with, so that nothing else has to be built.
+gate: build-tools
+	@sh .ci/packages valgrind=valgrind
+	cargo bench --locked --profile dev --bench gateway -- gate
 
 # With whatever builder is there.
 image:
