@@ -40,6 +40,9 @@ soak: test-tools
 	PORTCULLIS_SOAK_TRANSFER=1024 cargo test --locked --test tests -- --nocapture transfers::
 	PORTCULLIS_SOAK_FORGED=1000000 cargo test --locked --test tests -- --nocapture forgery::
 	PORTCULLIS_SOAK_MIXED=1800 cargo test --locked --test tests -- --nocapture soak::
+	PORTCULLIS_SOAK_SLOW=2000 cargo test --locked --test tests -- --nocapture slow_clients_are_gone
+	PORTCULLIS_SOAK_IDLE=20000 cargo test --locked --test tests -- --nocapture idle_connections_cost
+	PORTCULLIS_SOAK_EXIT=1 cargo test --locked --test tests -- --nocapture sigterm_under_load
 	PORTCULLIS_SOAK_ROTATIONS=100000 cargo test --locked --lib -- --nocapture size_tests::
 
 fuzz: build-tools

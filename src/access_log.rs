@@ -3,6 +3,7 @@
 
 use crate::clock::Timestamp;
 use crate::metrics::Metrics;
+use crate::panics::{Place, contain_now};
 use std::fmt::Write as _;
 use std::io::Write;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
@@ -66,7 +67,7 @@ impl AccessLog {
                 while let Some(message) = next {
                     match message {
                         Message::Line(line) => {
-                            let _ = out.write_all(line.as_bytes());
+                            let _ = contain_now(Place::AccessLog, || out.write_all(line.as_bytes()));
                         }
                         Message::Flush(done) => {
                             let _ = out.flush();

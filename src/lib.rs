@@ -19,6 +19,7 @@ pub mod json;
 pub mod key_set;
 pub mod metrics;
 pub mod outbound;
+pub mod panics;
 pub mod policy;
 pub mod reason;
 pub mod reply;

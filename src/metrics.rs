@@ -1,5 +1,6 @@
 //! Every metric, as verbs. Labels come from the configuration or from closed lists, never from a request.
 
+use crate::panics::Place;
 use crate::reason::Reason;
 /// A metric could not be registered or written.
 pub use prometheus::Error as MetricsError;
@@ -68,7 +69,7 @@ struct Inner {
     proxy_headers_missing: IntCounter,
     reloads: IntCounterVec,
     hash_queue: IntGauge,
-    panics: IntCounter,
+    panics: IntCounterVec,
     log_lines_dropped: IntCounter,
 }
 
@@ -104,6 +105,11 @@ impl Metrics {
             &["issuer"],
         )?;
         registry.register(Box::new(key_set_age.clone()))?;
+        let panics = counters("panics_total", "Panics contained; each is a bug worth a report.", &["place"])?;
+        // A rate can be asked of what was there before it happened.
+        for place in Place::ALL {
+            panics.with_label_values(&[place.as_str()]);
+        }
         let feed_age = Gauge::new(
             "revocation_feed_age_seconds",
             "Seconds since the revocation feed was last read to its end.",
@@ -165,7 +171,7 @@ impl Metrics {
             )?,
             reloads: counters("config_reloads_total", "Configuration reloads.", &["result"])?,
             hash_queue: gauge("password_hash_queue", "Logins waiting for a hashing worker.")?,
-            panics: counter("panics_total", "Panics contained; each is a bug worth a report.")?,
+            panics,
             log_lines_dropped: counter(
                 "log_lines_dropped_total",
                 "Access and audit lines dropped because the output did not keep up.",
@@ -270,8 +276,8 @@ impl Metrics {
     }
 
     /// A panic was contained.
-    pub fn panicked(&self) {
-        self.0.panics.inc();
+    pub fn panicked(&self, place: Place) {
+        self.0.panics.with_label_values(&[place.as_str()]).inc();
     }
 
     /// An access or audit line was dropped.

@@ -1,12 +1,12 @@
 //! A changed configuration is taken over whole or not at all, and no connection, key or session is lost by it.
 
 use crate::support::keys::Key;
+use crate::support::load::Load;
 use crate::support::person::{login, refresh};
 use crate::support::tls::Authority;
 use crate::support::{Config, Connection, Gateway, Issuer, Reply, Sessions, Upstream, eventually, get};
 use std::os::unix::fs::symlink;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread;
+use std::sync::Arc;
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(15);
@@ -310,49 +310,43 @@ fn one_listener_shows_the_certificate_of_the_name_asked_for() {
 }
 
 #[test]
-fn no_request_fails_while_configuration_and_certificates_change_under_load() {
-    let (upstream, authority) = (Upstream::start(), Authority::new());
+fn no_request_fails_while_configuration_certificates_and_process_change_under_load() {
+    let (upstream, authority) = (Upstream::start(), Arc::new(Authority::new()));
     let config = || {
         let identity = authority.identity(&["localhost"]);
         Config::public(&upstream)
             .listener("tls: { certificate: cert.pem, private_key: key.pem }, http2: false")
+            .another_listener("http2: true")
+            .server("upgrade_socket", "run.sock")
             .file("cert.pem", identity.certificate_pem)
             .file("key.pem", identity.key_pem)
     };
-    let gateway = Gateway::start(&config());
-    let address = gateway.address();
-    let (stop, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
-    let failures: Vec<String> = thread::scope(|scope| {
-        let client = || {
-            let mut failures = Vec::new();
-            while !stop.load(Ordering::Relaxed) {
-                // A few requests on each connection, so that there are always new handshakes too.
-                let connection = authority.connect(&address, "localhost");
-                let answers = connection.and_then(|mut connection| {
-                    (0..20).try_for_each(|_| {
-                        let status = connection.exchange(&get("/x"))?.status;
-                        answered.fetch_add(1, Ordering::Relaxed);
-                        if status == 200 { Ok(()) } else { Err(std::io::Error::other(status.to_string())) }
-                    })
-                });
-                failures.extend(answers.err().map(|error| error.to_string()));
-            }
-            failures
-        };
-        let clients: Vec<_> = (0..32).map(|_| scope.spawn(client)).collect();
-        for round in 0..20 {
-            let route = route(&format!("r{round}"), "");
-            // Every fourth time with a new certificate; else the files stay as they are.
-            let mut next = config().route(&route);
-            if round % 4 != 0 {
-                next.files.clear();
-            }
-            gateway.reload(&next, "ok");
+    let mut gateway = Gateway::start(&config());
+    let (address, plain) = (gateway.address(), gateway.another_address());
+    let connect = {
+        let authority = Arc::clone(&authority);
+        move || authority.connect(&address, "localhost")
+    };
+    let load = Load::start(16, connect, 16, &plain);
+    load.answers(200);
+    for round in 0..20 {
+        let route = route(&format!("r{round}"), "");
+        // Every fourth time with a new certificate; else the files stay as they are.
+        let mut next = config().route(&route);
+        if round % 4 != 0 {
+            next.files.clear();
         }
-        stop.store(true, Ordering::Relaxed);
-        clients.into_iter().flat_map(|client| client.join().unwrap()).collect()
-    });
-    println!("{} requests, {} failures", answered.load(Ordering::Relaxed), failures.len());
-    assert_eq!(failures, Vec::<String>::new());
-    assert!(answered.load(Ordering::Relaxed) > 100);
+        gateway.reload(&next, "ok");
+        if round == 10 {
+            let status = gateway.hand_over();
+            assert!(status.success(), "{status}");
+        }
+    }
+    load.answers(200);
+    let tally = load.stop();
+    println!("20 reloads, 5 certificates, a new process: {tally}");
+    assert_eq!(tally.failures, Vec::<String>::new());
+    // Those over HTTP/2 at least were never closed by the client.
+    assert!(tally.announced >= 16, "{tally}");
+    get("/r19/1").send(&plain).expect(200);
 }

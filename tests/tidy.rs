@@ -21,6 +21,7 @@ const LEAVES: &[&str] = &[
     "secret",
     "json",
     "gcra",
+    "panics",
     "request",
     "reply",
     "reason",

@@ -5,9 +5,10 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::gateway::snapshot::Snapshot;
 use crate::gateway::upstream::Upstream;
-use crate::key_set::cache::{Fetching, KeyEvent};
+use crate::key_set::cache::{Fetching, IssuerKeys, KeyEvent};
 use crate::metrics::Metrics;
 use crate::outbound::Client;
+use crate::panics::{Place, keep_up};
 use crate::token::assertion::Assertions;
 use crate::token::signer::Signer;
 use crate::token::verified_cache::{Lookup, VerifiedCache};
@@ -95,16 +96,33 @@ impl Workshop {
     /// the last holder of what it works for.
     pub(super) fn start(snapshot: &Snapshot, previous: Option<&Snapshot>) {
         for keys in snapshot.verifier().key_sets() {
-            tokio::spawn(Arc::clone(keys).keep_fresh());
+            keep_up_for(Place::KeySets, keys, IssuerKeys::keep_fresh);
         }
         for upstream in snapshot.upstreams() {
             let is_new = previous
                 .and_then(|previous| previous.upstream(upstream.name()))
                 .is_none_or(|before| !Arc::ptr_eq(before, upstream));
             if is_new {
-                tokio::spawn(Arc::clone(upstream).keep_resolved());
-                tokio::spawn(Arc::clone(upstream).keep_checked());
+                keep_up_for(Place::Resolver, upstream, Upstream::keep_resolved);
+                keep_up_for(Place::HealthChecks, upstream, Upstream::keep_checked);
             }
         }
     }
+}
+
+/// Works for something in the background for as long as somebody else holds it, which `work` sees to.
+fn keep_up_for<T, F>(place: Place, what: &Arc<T>, work: fn(Arc<T>) -> F)
+where
+    T: Send + Sync + 'static,
+    F: Future<Output = ()> + Send + 'static,
+{
+    let held = Arc::downgrade(what);
+    tokio::spawn(keep_up(place, held, move |held| {
+        let what = held.upgrade();
+        Box::pin(async move {
+            if let Some(what) = what {
+                work(what).await;
+            }
+        })
+    }));
 }

@@ -4,8 +4,15 @@ use crate::gateway::listener::Connections;
 use crate::gateway::settings::ShutdownSettings;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
+
+/// How long a connection without a request is kept while the gateway stops: what is sent on it in that time is
+/// answered, with word that the connection ends. Whoever stops the gateway waits for that; after a hand-over nobody
+/// does.
+pub(super) const LINGER: Duration = Duration::from_millis(500);
+pub(super) const LINGER_RELIEVED: Duration = Duration::from_secs(5);
 
 /// The signals the process reacts to.
 pub(super) struct Signals {
@@ -31,10 +38,11 @@ impl Signals {
     }
 }
 
-/// Stops serving: `draining` turns readiness off at once, `stop_accepting` closes the listeners after the
-/// delay, and then requests in flight have until the drain limit. A second signal ends the waiting.
+/// Stops serving. `draining` is set at once: from then on each answer says that its connection ends. After the delay `stop_accepting` closes the listeners. Then idle connections have until `linger`, and
+/// requests in flight until the drain limit; the last one ends the waiting, and so does a second signal.
 pub(super) async fn wind_down(
     settings: ShutdownSettings,
+    linger: Duration,
     signals: &mut Signals,
     draining: &Arc<AtomicBool>,
     stop_accepting: &watch::Sender<bool>,
@@ -42,13 +50,18 @@ pub(super) async fn wind_down(
     drop_idle: impl Future<Output = ()>,
 ) {
     draining.store(true, Ordering::Relaxed);
-    tracing::info!(delay = ?settings.delay, "stopping: no longer ready");
+    tracing::info!(delay = ?settings.delay, "stopping");
     let orderly = async {
         tokio::time::sleep(settings.delay).await;
         stop_accepting.send_replace(true);
-        drop_idle.await;
         tracing::info!(connections = connections.open(), "stopping: no longer accepting, draining");
-        if tokio::time::timeout(settings.drain, connections.drained()).await.is_err() {
+        let drained = async {
+            let _ = tokio::time::timeout(linger, connections.drained()).await;
+            connections.drop_unopened();
+            drop_idle.await;
+            connections.drained().await;
+        };
+        if tokio::time::timeout(settings.drain, drained).await.is_err() {
             tracing::warn!(
                 connections = connections.open(),
                 "the drain limit has passed; closing what is left"

@@ -1,6 +1,8 @@
 //! The composition root: configuration in, a running gateway out, and its orderly end.
 
+mod descriptors;
 mod generation;
+mod handover;
 mod key_sets;
 mod lifetime;
 mod logging;
@@ -17,28 +19,34 @@ use crate::access_log::AccessLog;
 use crate::admin::revoke::Revoker;
 use crate::admin::{Admin, Part, PartState};
 use crate::clock::{Clock, SystemClock};
-use crate::config::{Config, ConfigErrors};
+use crate::config::{Config, ConfigErrors, StoreConfig};
+use crate::endpoints::Endpoints;
 use crate::gateway::Gateway;
 use crate::gateway::engine::{self, NoRoots};
 use crate::gateway::forward_auth::Judge;
-use crate::gateway::listener::{self, Connections, ListenError, Listener};
+use crate::gateway::listener::{Accepting, Connections, Inherited, ListenError, Listener};
 use crate::gateway::settings::LogFormat;
 use crate::gateway::snapshot::{Snapshot, SnapshotError};
 use crate::gateway::upstream::UpstreamError;
 use crate::metrics::{Metrics, MetricsError};
 use crate::outbound::{Client, OutboundError};
+use crate::panics::{Panicked, Place, contain, keep_up};
 use crate::token::verifier::IssuerError;
 use arc_swap::ArcSwap;
 use generation::Workshop;
+use handover::{Giver, HandoverError, Predecessor};
 use lifetime::Signals;
-use pingora_core::apps::HttpServerApp as _;
+use pingora_core::apps::{HttpServerApp as _, ServerApp};
 use reload::{Running, Served};
 use sessions::Sessions;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use watch::Watch;
 
 /// Why the gateway does not start. Its text is what the person at the terminal reads.
@@ -74,27 +82,50 @@ pub enum StartError {
     /// The system refuses a thread or a signal handler.
     #[error("the system refuses: {0}")]
     System(#[from] std::io::Error),
+    /// `--upgrade` without a place to meet the gateway that runs.
+    #[error("--upgrade needs server.upgrade_socket: where the running gateway gives its sockets away")]
+    NoUpgradeSocket,
+    /// The gateway that runs holds the store.
+    #[error(
+        "sessions.store.embedded: one process at a time can hold the file, and the running gateway does, so this \
+         one cannot take over from it; stop it first, or keep sessions in Redis. It serves on"
+    )]
+    StoreHeld,
+    /// It could not take over in time.
+    #[error("not ready within {READY_WITHIN:?}, so the running gateway serves on: {0}")]
+    NotReady(String),
+    /// The sockets of the gateway that runs are not to be had.
+    #[error(transparent)]
+    Handover(#[from] HandoverError),
+    /// What holds all of it together panicked.
+    #[error("the gateway cannot go on: {0}")]
+    Panicked(#[from] Panicked),
     /// A part that must not end did.
     #[error("a listener ended unexpectedly; see the log")]
     ListenerLost,
 }
 
-/// Runs the gateway with the configuration at `path` until it is told to stop. Blocks; must not be called
-/// inside a Tokio runtime.
+/// How long a new process may take to become ready before the old one is left in peace.
+const READY_WITHIN: Duration = Duration::from_secs(60);
+const READY_LOOK: Duration = Duration::from_millis(20);
+
+/// Runs the gateway with the configuration at `path` until it is told to stop; with `upgrade` it takes over from
+/// the one that runs. Blocks; must not be called inside a Tokio runtime.
 ///
 /// # Errors
 /// [`StartError`] if it cannot start, or cannot go on.
-pub fn run(path: &Path) -> Result<(), StartError> {
+pub fn run(path: &Path, upgrade: bool) -> Result<(), StartError> {
     let config = Config::load(path)?;
     logging::start(config.log);
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
+    descriptors::allow(config.server.limits.connections);
     let runtime = runtime(config.server.threads)?;
-    let result = runtime.block_on(serve(path, config));
+    let result = runtime.block_on(contain(Place::Process, serve(path, config, upgrade)));
     // What still runs now is past its deadline.
     runtime.shutdown_background();
-    result
+    result?
 }
 
 fn runtime(threads: usize) -> std::io::Result<Runtime> {
@@ -106,19 +137,16 @@ fn runtime(threads: usize) -> std::io::Result<Runtime> {
 }
 
 /// Builds everything, binds everything, serves until the signal. Whatever can fail does so before the first
-/// connection is accepted.
-async fn serve(path: &Path, mut config: Config) -> Result<(), StartError> {
+/// connection is accepted, and before the process to take over from, if there is one, hears of it.
+async fn serve(path: &Path, mut config: Config, upgrade: bool) -> Result<(), StartError> {
     let mut signals = Signals::listen()?;
     let watch = Watch::new(reload::files(path, &config))?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let metrics = Metrics::new()?;
     count_panics(metrics.clone());
     let log = AccessLog::start(config.log.format == LogFormat::Json, config.log.access, metrics.clone())?;
-    let listeners = config.server.listeners.iter().map(Listener::bind).collect::<Result<Vec<_>, _>>()?;
-    let admin_listener =
-        config.admin.as_ref().map(|admin| Listener::bind_plain(admin.address)).transpose()?;
-    let judging =
-        config.forward_auth.as_ref().map(|judge| Listener::bind_plain(judge.address)).transpose()?;
+    let predecessor = if upgrade { predecessor(&config).await? } else { None };
+    let doors = Doors::bind(&config, predecessor.as_ref()).await?;
 
     let sessions = match config.sessions.take() {
         Some(settings) => Some(Sessions::build(settings, &metrics, &clock)?),
@@ -130,21 +158,10 @@ async fn serve(path: &Path, mut config: Config) -> Result<(), StartError> {
     Workshop::start(&snapshot, None);
     let snapshot = Arc::new(ArcSwap::from_pointee(snapshot));
 
-    let draining = Arc::new(AtomicBool::new(false));
-    let (stop_accepting, stopped) = tokio::sync::watch::channel(false);
-    // The admin side answers to the very end, so that a balancer sees why nothing else does.
-    let (_admin_stays, admin_stopped) = tokio::sync::watch::channel(false);
+    let (unready, draining) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let parts = parts(&unready, sessions.as_ref(), &snapshot, &clock);
     let own = sessions.as_ref().map(|sessions| sessions.serve(Arc::clone(workshop.cache())));
-    if let Some(listener) = admin_listener {
-        let revoker = own.as_ref().and_then(|(endpoints, _)| {
-            let token = config.admin.as_ref()?.token.clone()?;
-            let (endpoints, clock) = (Arc::clone(endpoints), Arc::clone(&clock));
-            Some(Revoker { token, endpoints, log: log.clone(), metrics: metrics.clone(), clock })
-        });
-        let admin = admin(&metrics, &draining, sessions.as_ref(), &snapshot, &clock, revoker);
-        let connections = Connections::new(&config.server.limits, Arc::clone(&clock), None);
-        tokio::spawn(listener::serve(listener, Arc::new(admin), Arc::new(connections), admin_stopped));
-    }
+    let revoker = own.as_ref().and_then(|(endpoints, _)| revoker(&config, endpoints, &log, &metrics, &clock));
     let gateway = |own| {
         let (snapshot, clock, draining) = (Arc::clone(&snapshot), Arc::clone(&clock), Arc::clone(&draining));
         Gateway::new(snapshot, own, metrics.clone(), log.clone(), clock, draining)
@@ -154,20 +171,36 @@ async fn serve(path: &Path, mut config: Config) -> Result<(), StartError> {
         .forward_auth
         .as_ref()
         .map(|settings| Arc::new(engine::judging(Judge::new(gateway(own), settings.proxy), &config.server)));
+    if predecessor.is_some() {
+        tokio::select! {
+            ready = until_ready(&parts) => ready?,
+            () = signals.stop() => return Ok(()),
+        }
+    }
+    let upgrade_socket = config.server.upgrade_socket.as_deref();
+    let giver = upgrade_socket.map(|path| Giver::listen(path, doors.all())).transpose()?;
+
+    let (stop_accepting, stopped) = tokio::sync::watch::channel(false);
+    let (stop_admin, admin_stopped) = tokio::sync::watch::channel(false);
+    let mut accepting = JoinSet::new();
+    if let Some(listener) = doors.admin {
+        let admin = Arc::new(admin(&metrics, parts, sessions.as_ref(), &snapshot, &clock, revoker));
+        let connections = Arc::new(Connections::new(&config.server.limits, Arc::clone(&clock), None));
+        accept(&mut accepting, Accepting::new(listener, admin, connections, admin_stopped));
+    }
     let connections =
         Arc::new(Connections::new(&config.server.limits, Arc::clone(&clock), Some(metrics.clone())));
-    let mut accepting = JoinSet::new();
     let mut certificates = Vec::new();
-    for (listener, settings) in listeners.into_iter().zip(&config.server.listeners) {
+    for (listener, settings) in doors.clients.into_iter().zip(&config.server.listeners) {
         tracing::info!(address = %settings.address, tls = !settings.tls.is_empty(), "listening");
         if let Some(shown) = listener.certificates() {
             certificates.push(Served::follow(settings, Arc::clone(shown))?);
         }
         let (engine, connections) = (Arc::clone(&engine), Arc::clone(&connections));
-        accepting.spawn(listener::serve(listener, engine, connections, stopped.clone()));
+        accept(&mut accepting, Accepting::new(listener, engine, connections, stopped.clone()));
     }
-    if let (Some(listener), Some(judge)) = (judging, judge) {
-        accepting.spawn(listener::serve(listener, judge, Arc::clone(&connections), stopped.clone()));
+    if let (Some(listener), Some(judge)) = (doors.judging, judge.clone()) {
+        accept(&mut accepting, Accepting::new(listener, judge, Arc::clone(&connections), stopped.clone()));
     }
     let shutdown = tokio::sync::watch::Sender::new(config.server.shutdown);
     let running = Running {
@@ -180,17 +213,31 @@ async fn serve(path: &Path, mut config: Config) -> Result<(), StartError> {
         shutdown: shutdown.clone(),
         metrics,
     };
-    let reloading = tokio::spawn(running.follow(watch));
-
-    tokio::select! {
-        () = signals.stop() => {}
-        // Accepting ends only on our word; anything else is a fault, and a deaf process helps nobody.
-        Some(_) = accepting.join_next() => return Err(StartError::ListenerLost),
+    let reloading =
+        keep_up(Place::Reload, (running, watch), |(running, watch)| Box::pin(running.follow(watch)));
+    let reloading = tokio::spawn(reloading);
+    if let Some(predecessor) = predecessor {
+        predecessor.relieve().await;
     }
+
+    let relieved = until_told(&mut signals, giver, &mut accepting).await?;
     reloading.abort();
-    let drop_idle = async { engine.http_cleanup().await };
-    let drain = *shutdown.borrow();
-    lifetime::wind_down(drain, &mut signals, &draining, &stop_accepting, &connections, drop_idle).await;
+    let (mut settings, mut linger) = (*shutdown.borrow(), lifetime::LINGER);
+    if relieved {
+        // The new process answers on the same addresses, so nobody has to look for another gateway first.
+        (settings.delay, linger) = (Duration::ZERO, lifetime::LINGER_RELIEVED);
+        stop_admin.send_replace(true);
+    } else {
+        unready.store(true, Ordering::Relaxed);
+    }
+    let drop_idle = async {
+        engine.http_cleanup().await;
+        if let Some(judge) = &judge {
+            judge.http_cleanup().await;
+        }
+    };
+    lifetime::wind_down(settings, linger, &mut signals, &draining, &stop_accepting, &connections, drop_idle)
+        .await;
     if let Some(sessions) = &sessions {
         sessions.finish().await;
     }
@@ -199,24 +246,132 @@ async fn serve(path: &Path, mut config: Config) -> Result<(), StartError> {
     Ok(())
 }
 
-/// The admin side: what must be ready, and the gauges that are read off something.
+fn accept<A: ServerApp + Send + Sync + 'static>(accepting: &mut JoinSet<()>, work: Accepting<A>) {
+    accepting.spawn(keep_up(Place::Listener, work, |work| Box::pin(work.serve())));
+}
+
+/// What ends a user's sessions on the admin side, if anybody may.
+fn revoker(
+    config: &Config,
+    endpoints: &Arc<Endpoints>,
+    log: &AccessLog,
+    metrics: &Metrics,
+    clock: &Arc<dyn Clock>,
+) -> Option<Revoker> {
+    let token = config.admin.as_ref()?.token.clone()?;
+    let (endpoints, clock) = (Arc::clone(endpoints), Arc::clone(clock));
+    Some(Revoker { token, endpoints, log: log.clone(), metrics: metrics.clone(), clock })
+}
+
+/// The process to take over from, if one runs.
+async fn predecessor(config: &Config) -> Result<Option<Predecessor>, StartError> {
+    let path = config.server.upgrade_socket.as_ref().ok_or(StartError::NoUpgradeSocket)?;
+    let found = Predecessor::find(path).await?;
+    if found.is_none() {
+        tracing::info!("no gateway runs that could be taken over from");
+    } else if config.sessions.as_ref().is_some_and(|s| matches!(s.store, StoreConfig::Embedded { .. })) {
+        return Err(StartError::StoreHeld);
+    }
+    Ok(found)
+}
+
+/// All listeners there are.
+struct Doors {
+    clients: Vec<Listener>,
+    admin: Option<Listener>,
+    judging: Option<Listener>,
+}
+
+impl Doors {
+    /// On the sockets of the process to take over from where it has them.
+    async fn bind(config: &Config, predecessor: Option<&Predecessor>) -> Result<Self, StartError> {
+        let mut inherited = match predecessor {
+            Some(predecessor) => predecessor.sockets().await?,
+            None => Inherited::default(),
+        };
+        let mut clients = Vec::new();
+        for settings in &config.server.listeners {
+            clients.push(Listener::bind(settings, &mut inherited)?);
+        }
+        let mut plain = |address: Option<SocketAddr>| {
+            address.map(|address| Listener::bind_plain(address, &mut inherited)).transpose()
+        };
+        let admin = plain(config.admin.as_ref().map(|admin| admin.address))?;
+        let judging = plain(config.forward_auth.as_ref().map(|judge| judge.address))?;
+        Ok(Self { clients, admin, judging })
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Listener> {
+        self.clients.iter().chain(&self.admin).chain(&self.judging)
+    }
+}
+
+/// Waits until this process could take traffic.
+async fn until_ready(parts: &Parts) -> Result<(), StartError> {
+    let until = Instant::now() + READY_WITHIN;
+    loop {
+        let missing = parts().into_iter().find_map(|part| match part.state {
+            PartState::Waiting(what) => Some(format!("{} waits for {what}", part.name)),
+            PartState::Ready | PartState::Impaired(_) => None,
+        });
+        match missing {
+            None => return Ok(()),
+            Some(missing) if Instant::now() >= until => return Err(StartError::NotReady(missing)),
+            Some(_) => tokio::time::sleep(READY_LOOK).await,
+        }
+    }
+}
+
+/// Serves until a signal comes, or a new process has taken over: then `true`.
+async fn until_told(
+    signals: &mut Signals,
+    giver: Option<Giver>,
+    accepting: &mut JoinSet<()>,
+) -> Result<bool, StartError> {
+    let relieved = async {
+        match giver {
+            Some(giver) => keep_up(Place::Handover, giver, |giver| Box::pin(giver.give())).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = signals.stop() => Ok(false),
+        () = relieved => Ok(true),
+        // Accepting ends only on our word; anything else is a fault, and a deaf process helps nobody.
+        Some(_) = accepting.join_next() => Err(StartError::ListenerLost),
+    }
+}
+
+/// Says how everything stands that the gateway needs before it takes traffic.
+type Parts = Box<dyn Fn() -> Vec<Part> + Send + Sync>;
+
+fn parts(
+    unready: &Arc<AtomicBool>,
+    sessions: Option<&Sessions>,
+    snapshot: &Arc<ArcSwap<Snapshot>>,
+    clock: &Arc<dyn Clock>,
+) -> Parts {
+    let (unready, serving, now) = (Arc::clone(unready), Arc::clone(snapshot), Arc::clone(clock));
+    let sessions_part = sessions.map(Sessions::part);
+    Box::new(move || {
+        let stopping = unready.load(Ordering::Relaxed).then(|| PartState::Waiting("stopping".to_owned()));
+        let gateway = Part { name: "gateway".to_owned(), state: stopping.unwrap_or(PartState::Ready) };
+        let snapshot = serving.load();
+        let issuers = snapshot.verifier().key_sets().map(|keys| key_sets::part(keys, now.now()));
+        std::iter::once(gateway).chain(sessions_part.as_ref().map(|part| part())).chain(issuers).collect()
+    })
+}
+
+/// The admin side: what must be ready, and the gauges that are read off something. It answers to the very end, so
+/// that a balancer sees why nothing else does.
 fn admin(
     metrics: &Metrics,
-    draining: &Arc<AtomicBool>,
+    parts: Parts,
     sessions: Option<&Sessions>,
     snapshot: &Arc<ArcSwap<Snapshot>>,
     clock: &Arc<dyn Clock>,
     revoker: Option<Revoker>,
 ) -> Admin {
-    let (draining, serving, now) = (Arc::clone(draining), Arc::clone(snapshot), Arc::clone(clock));
-    let sessions_part = sessions.map(Sessions::part);
-    let parts = move || {
-        let stopping = draining.load(Ordering::Relaxed).then(|| PartState::Waiting("stopping".to_owned()));
-        let gateway = Part { name: "gateway".to_owned(), state: stopping.unwrap_or(PartState::Ready) };
-        let snapshot = serving.load();
-        let issuers = snapshot.verifier().key_sets().map(|keys| key_sets::part(keys, now.now()));
-        std::iter::once(gateway).chain(sessions_part.as_ref().map(|part| part())).chain(issuers).collect()
-    };
     let gauges = sessions.map(Sessions::gauges);
     let (clock, snapshot) = (Arc::clone(clock), Arc::clone(snapshot));
     let before_scrape = move |metrics: &Metrics| {
@@ -230,14 +385,15 @@ fn admin(
             gauges(metrics, now);
         }
     };
-    Admin::new(metrics.clone(), Box::new(parts), Box::new(before_scrape), revoker)
+    Admin::new(metrics.clone(), parts, Box::new(before_scrape), revoker)
 }
 
-/// A panic is a bug: it is told and counted, and ends no more than its own task.
+/// Every panic is told and counted. Not what it says: that may quote a request.
 fn count_panics(metrics: Metrics) {
     std::panic::set_hook(Box::new(move |panic| {
-        metrics.panicked();
-        let place = panic.location().map(ToString::to_string).unwrap_or_default();
-        tracing::error!(place, "a panic was contained; please report it");
+        let place = Place::here();
+        metrics.panicked(place);
+        let at = panic.location().map(ToString::to_string).unwrap_or_default();
+        tracing::error!(place = place.as_str(), at, "a panic was contained; please report it");
     }));
 }

@@ -9,8 +9,10 @@ use crate::gateway::listener::{Certificates, Connections};
 use crate::gateway::settings::{ListenerSettings, ShutdownSettings, TlsFiles};
 use crate::gateway::snapshot::Snapshot;
 use crate::metrics::Metrics;
+use crate::panics::{Place, contain, keep_up};
 use arc_swap::ArcSwap;
 use futures_util::future::join_all;
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -49,17 +51,20 @@ impl Served {
     ) -> std::io::Result<Self> {
         let (files, changed) = watch::channel(settings.tls.clone());
         let watch = Watch::new(paths(&settings.tls))?;
-        tokio::spawn(follow_certificates(settings.address, Arc::clone(&certificates), changed, watch));
-        Ok(Self { address: settings.address, certificates, files })
+        let address = settings.address;
+        let followed = Followed { address, certificates: Arc::clone(&certificates), files: changed, watch };
+        tokio::spawn(keep_up(Place::Certificates, followed, |followed| Box::pin(followed.follow())));
+        Ok(Self { address, certificates, files })
     }
 }
 
 impl Running {
     /// Reloads when the file changes or SIGHUP comes, for as long as it is polled.
-    pub(super) async fn follow(self, mut watch: Watch) {
+    pub(super) async fn follow(&self, watch: &mut Watch) -> Infallible {
         loop {
             watch.changed().await;
-            match self.reload().await {
+            match contain(Place::Reload, self.reload()).await.unwrap_or_else(|panicked| Err(panicked.into()))
+            {
                 Ok(config) => {
                     self.metrics.config_reloaded(true);
                     watch.set(files(&self.path, &config));
@@ -124,30 +129,36 @@ pub(super) fn files(path: &Path, config: &Config) -> Vec<PathBuf> {
     files
 }
 
-/// Replaces a listener's certificates when their files change, for as long as it is polled: a renewal does
-/// not wait for a configuration that is broken elsewhere.
-async fn follow_certificates(
+/// Certificates and their files, to be followed.
+struct Followed {
     address: SocketAddr,
     certificates: Arc<Certificates>,
-    mut files: watch::Receiver<Vec<TlsFiles>>,
-    mut watch: Watch,
-) {
-    loop {
-        tokio::select! {
-            () = watch.changed() => {}
-            // A reload has read the new files already, but a change of the old ones may have come in after it.
-            changed = files.changed() => {
-                if changed.is_err() {
-                    return;
+    files: watch::Receiver<Vec<TlsFiles>>,
+    watch: Watch,
+}
+
+impl Followed {
+    /// Replaces a listener's certificates when their files change, for as long as it is polled: a renewal does
+    /// not wait for a configuration that is broken elsewhere.
+    async fn follow(&mut self) {
+        let address = self.address;
+        loop {
+            tokio::select! {
+                () = self.watch.changed() => {}
+                // A reload has read the new files already, but a change of the old ones may have come in after it.
+                changed = self.files.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.watch.set(paths(&self.files.borrow()));
                 }
-                watch.set(paths(&files.borrow()));
             }
-        }
-        let replaced = certificates.replace(&files.borrow());
-        match replaced {
-            Ok(()) => tracing::info!(%address, "certificates reloaded"),
-            Err(error) => {
-                tracing::error!(%address, %error, "the new certificates are refused; the old ones stay");
+            let replaced = self.certificates.replace(&self.files.borrow());
+            match replaced {
+                Ok(()) => tracing::info!(%address, "certificates reloaded"),
+                Err(error) => {
+                    tracing::error!(%address, %error, "the new certificates are refused; the old ones stay");
+                }
             }
         }
     }

@@ -15,6 +15,7 @@ use crate::endpoints::{Endpoints, Parts};
 use crate::gateway::OwnSessions;
 use crate::metrics::Metrics;
 use crate::outbound::OutboundError;
+use crate::panics::{Place, keep_up};
 use crate::session::confirmation::{self, Confirmations};
 use crate::session::deferred::{self, DeferredLogouts};
 use crate::session::embedded::{EmbeddedStore, OpenError};
@@ -123,12 +124,23 @@ impl Sessions {
         let revocations = Arc::new(Revocations::new(lifetime, clock.now()));
         let confirmations = Arc::new(Confirmations::new());
         let deferred = Arc::new(DeferredLogouts::new());
-        tokio::spawn(revocation::follow(Arc::clone(&store), Arc::clone(&revocations), Arc::clone(clock)));
-        tokio::spawn(confirmation::deliver(Arc::clone(&confirmations), Arc::clone(&store)));
-        tokio::spawn(deferred::carry_out(Arc::clone(&deferred), Arc::clone(&store)));
+        let followed = (Arc::clone(&store), Arc::clone(&revocations), Arc::clone(clock));
+        tokio::spawn(keep_up(Place::Revocations, followed, |(store, revocations, clock)| {
+            Box::pin(revocation::follow(Arc::clone(store), Arc::clone(revocations), Arc::clone(clock)))
+        }));
+        let told = (Arc::clone(&confirmations), Arc::clone(&store));
+        tokio::spawn(keep_up(Place::Confirmations, told, |(confirmations, store)| {
+            Box::pin(confirmation::deliver(Arc::clone(confirmations), Arc::clone(store)))
+        }));
+        let promised = (Arc::clone(&deferred), Arc::clone(&store));
+        tokio::spawn(keep_up(Place::Logouts, promised, |(deferred, store)| {
+            Box::pin(deferred::carry_out(Arc::clone(deferred), Arc::clone(store)))
+        }));
         let signer = Arc::new(signer);
-        let keys = Watch::new(vec![signer.folder().to_owned()])?;
-        tokio::spawn(signing_keys::follow(keys, Arc::clone(&signer)));
+        let keys = (Watch::new(vec![signer.folder().to_owned()])?, Arc::clone(&signer));
+        tokio::spawn(keep_up(Place::SigningKeys, keys, |(keys, signer)| {
+            Box::pin(signing_keys::follow(keys, signer))
+        }));
         Ok(Self {
             tokens: Arc::new(tokens),
             signer,
@@ -219,9 +231,15 @@ fn directory(users: UsersConfig) -> Result<(Arc<dyn UserDirectory>, Pool), Sessi
             // Fails only when nobody writes any more, which is at the end.
             let tell = move |made| drop(upgrade.send(made));
             let directory = Arc::new(directory.telling(Arc::new(tell)));
-            tokio::spawn(users::keep(path.clone(), upgrades));
+            let made = (path.clone(), upgrades);
+            tokio::spawn(keep_up(Place::Users, made, |(path, upgrades)| {
+                Box::pin(users::keep(path, upgrades))
+            }));
             let watch = Watch::new(vec![path.clone()])?;
-            tokio::spawn(users::follow(path, watch, Arc::clone(&directory)));
+            let listed = (path, watch, Arc::clone(&directory));
+            tokio::spawn(keep_up(Place::Users, listed, |(path, watch, directory)| {
+                Box::pin(users::follow(path, watch, directory))
+            }));
             Ok((directory, Some(pool)))
         }
         UsersConfig::Http(settings) => Ok((Arc::new(HttpDirectory::new(settings)?), None)),

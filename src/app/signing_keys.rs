@@ -2,10 +2,10 @@
 
 use super::watch::Watch;
 use crate::token::signer::Signer;
-use std::sync::Arc;
+use std::convert::Infallible;
 
 /// Reads the keys again when the folder changes or SIGHUP comes, for as long as it is polled.
-pub(super) async fn follow(mut watch: Watch, signer: Arc<Signer>) {
+pub(super) async fn follow(watch: &mut Watch, signer: &Signer) -> Infallible {
     loop {
         watch.changed().await;
         let folder = signer.folder().display().to_string();

@@ -4,17 +4,18 @@ use super::users_file::{self, Unchanged};
 use super::watch::Watch;
 use crate::config;
 use crate::directory::file::{FileDirectory, Upgrade};
-use std::path::PathBuf;
-use std::sync::Arc;
+use crate::panics::{Place, contain_blocking};
+use std::convert::Infallible;
+use std::path::Path;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 /// Writes the hashes that were made anew into the users file, one after the other, for as long as somebody makes some.
 /// That one cannot be written is told once: the old one serves on.
-pub(super) async fn keep(path: PathBuf, mut upgrades: UnboundedReceiver<Upgrade>) {
+pub(super) async fn keep(path: &Path, upgrades: &mut UnboundedReceiver<Upgrade>) {
     let mut told = false;
     while let Some(upgrade) = upgrades.recv().await {
-        let file = path.clone();
-        let written = tokio::task::spawn_blocking(move || users_file::replace(&file, &upgrade)).await;
+        let file = path.to_owned();
+        let written = contain_blocking(Place::Users, move || users_file::replace(&file, &upgrade)).await;
         let file = path.display();
         match written {
             Ok(Ok(())) => tracing::info!(%file, "a password hash of another kind was replaced by argon2id"),
@@ -35,10 +36,10 @@ pub(super) async fn keep(path: PathBuf, mut upgrades: UnboundedReceiver<Upgrade>
 }
 
 /// Reloads the users when the file changes or SIGHUP comes, for as long as it is polled.
-pub(super) async fn follow(path: PathBuf, mut watch: Watch, directory: Arc<FileDirectory>) {
+pub(super) async fn follow(path: &Path, watch: &mut Watch, directory: &FileDirectory) -> Infallible {
     loop {
         watch.changed().await;
-        match config::load_users(&path) {
+        match config::load_users(path) {
             Ok(records) => match directory.replace(records) {
                 Ok(()) => tracing::info!(file = %path.display(), "users reloaded"),
                 Err(errors) => {

@@ -40,6 +40,9 @@ pub enum Command {
         /// The configuration file
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
+        /// Take over from the gateway that runs, once this one is ready (`server.upgrade_socket`)
+        #[arg(long)]
+        upgrade: bool,
     },
     /// Check a configuration: every error and every risk, with its place and its mend
     Check {
@@ -65,7 +68,7 @@ pub enum Command {
 /// Does what the arguments of this process say.
 pub fn main() -> ExitCode {
     match Arguments::parse().command {
-        Command::Run { config } => run::run(&config),
+        Command::Run { config, upgrade } => run::run(&config, upgrade),
         Command::Check { config } => check::run(&config),
         Command::Routes(arguments) => routes::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),

@@ -137,6 +137,9 @@ impl Config {
         if sockets(self) != sockets(other) {
             sections.push("server.listeners");
         }
+        if self.server.upgrade_socket != other.server.upgrade_socket {
+            sections.push("server.upgrade_socket");
+        }
         sections
     }
 

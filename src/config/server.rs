@@ -41,8 +41,9 @@ pub(super) fn server(value: Option<&Value<'_>>) -> ServerSettings {
         trusted_proxies: Vec::new(),
         limits: default_limits(),
         shutdown: ShutdownSettings { delay: Duration::ZERO, drain: secs(30) },
+        upgrade_socket: None,
     };
-    let known = &["listeners", "threads", "trusted_proxies", "limits", "shutdown"];
+    let known = &["listeners", "threads", "trusted_proxies", "limits", "shutdown", "upgrade_socket"];
     let Some(fields) = value.and_then(|value| value.fields(known, &[])) else { return settings };
     if let Some(value) = fields.get("listeners") {
         settings.listeners = listeners(&value);
@@ -59,6 +60,7 @@ pub(super) fn server(value: Option<&Value<'_>>) -> ServerSettings {
         settings.shutdown.delay = fields.duration("delay", settings.shutdown.delay);
         settings.shutdown.drain = fields.duration("drain", settings.shutdown.drain);
     }
+    settings.upgrade_socket = fields.get("upgrade_socket").and_then(|value| value.file());
     settings
 }
 

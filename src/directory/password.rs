@@ -4,6 +4,7 @@
 use super::DirectoryError;
 use super::password_hash::{self, Memory, PasswordHash};
 use crate::clock::random_bytes;
+use crate::panics::{Panicked, Place, contain_now};
 use crate::secret::Secret;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
@@ -112,7 +113,7 @@ fn work(queue: &Mutex<Receiver<Job>>, waiting: &AtomicUsize) {
         let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(job) = next else { return };
         waiting.fetch_sub(1, Ordering::Relaxed);
-        match job {
+        let done = contain_now(Place::Passwords, || match job {
             // A client that has gone away needs no answer.
             Job::Verify { answer, .. } if answer.is_closed() => {}
             Job::Verify { hash, password, answer } => {
@@ -124,6 +125,9 @@ fn work(queue: &Mutex<Receiver<Job>>, waiting: &AtomicUsize) {
                     .and_then(|salt| password_hash::hash_password(password.expose().as_bytes(), salt).ok());
                 let _ = answer.send(made.map(Secret::new));
             }
+        });
+        if done == Err(Panicked) {
+            memory = Memory::default();
         }
     }
 }

@@ -4,6 +4,7 @@
 use super::context::RequestContext;
 use super::decision::Verdict;
 use super::{Gateway, request_id, respond};
+use crate::panics::{Place, contain};
 use crate::policy::{Denial, Permit};
 use crate::reason::Reason;
 use crate::reply::Reply;
@@ -70,21 +71,8 @@ impl Judge {
         respond::send(session, &reply, &ctx.request_id).await.map_err(Error::into_down)?;
         Ok(true)
     }
-}
 
-#[async_trait]
-impl ProxyHttp for Judge {
-    type CTX = Box<RequestContext>;
-
-    fn new_ctx(&self) -> Self::CTX {
-        self.gateway.new_ctx()
-    }
-
-    async fn early_request_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<()> {
-        self.gateway.early_request_filter(session, ctx).await
-    }
-
-    async fn request_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<bool> {
+    async fn judge(&self, session: &mut Session, ctx: &mut RequestContext) -> Result<bool> {
         let headers = &session.req_header().headers;
         let question = asker(self.asker, headers).and_then(|asker| Ok((asker, original(asker, headers)?)));
         let asker = match question {
@@ -117,6 +105,24 @@ impl ProxyHttp for Judge {
         };
         let reply = Gateway::refusal(session, ctx, &refused);
         self.answer(session, ctx, reply).await
+    }
+}
+
+#[async_trait]
+impl ProxyHttp for Judge {
+    type CTX = Box<RequestContext>;
+
+    fn new_ctx(&self) -> Self::CTX {
+        self.gateway.new_ctx()
+    }
+
+    async fn early_request_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<()> {
+        self.gateway.early_request_filter(session, ctx).await
+    }
+
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<bool> {
+        let answered = contain(Place::Request, self.judge(session, ctx)).await;
+        answered.unwrap_or_else(|panicked| Error::e_explain(ErrorType::InternalError, panicked.to_string()))
     }
 
     async fn upstream_peer(&self, _session: &mut Session, _ctx: &mut Self::CTX) -> Result<Box<HttpPeer>> {

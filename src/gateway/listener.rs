@@ -10,11 +10,14 @@ use super::tls;
 pub use super::tls::Certificates;
 use crate::clock::Clock;
 use crate::metrics::Metrics;
+use crate::panics::{self, contain};
 use arc_swap::ArcSwap;
 use pingora_core::apps::ServerApp;
 use pingora_core::listeners::tls::Acceptor;
 use pingora_core::protocols::Stream;
+use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -37,7 +40,7 @@ pub enum ListenError {
         /// The address.
         address: SocketAddr,
         /// What the system says.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The certificate or its key cannot be used.
     #[error("cannot use the certificate {certificate} with the key {private_key}: {what}")]
@@ -66,17 +69,19 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Binds `settings.address` and prepares its TLS side. Must be called inside a Tokio runtime.
+    /// Binds `settings.address`, unless the socket is among the inherited, and prepares its TLS side. Must be
+    /// called inside a Tokio runtime.
     ///
     /// # Errors
     /// [`ListenError`] names the address or the file.
-    pub fn bind(settings: &ListenerSettings) -> Result<Self, ListenError> {
+    pub fn bind(settings: &ListenerSettings, inherited: &mut Inherited) -> Result<Self, ListenError> {
         let files = Some(settings.tls.as_slice()).filter(|files| !files.is_empty());
         let certificates = files.map(Certificates::read).transpose()?.map(Arc::new);
         let acceptor = |certificates: &Arc<_>| tls::acceptor(Arc::clone(certificates), settings.http2);
         let tls = certificates.as_ref().map(acceptor).transpose()?.map(Arc::new);
         let proxied = settings.proxy_protocol;
-        Ok(Self { socket: bind(settings.address)?, tls, certificates, preface: settings.http2, proxied })
+        let socket = bind(settings.address, inherited)?;
+        Ok(Self { socket, tls, certificates, preface: settings.http2, proxied })
     }
 
     /// The certificates it shows, on a TLS listener.
@@ -88,13 +93,42 @@ impl Listener {
     ///
     /// # Errors
     /// [`ListenError`] names the address.
-    pub fn bind_plain(address: SocketAddr) -> Result<Self, ListenError> {
-        Ok(Self { socket: bind(address)?, tls: None, certificates: None, preface: false, proxied: false })
+    pub fn bind_plain(address: SocketAddr, inherited: &mut Inherited) -> Result<Self, ListenError> {
+        let socket = bind(address, inherited)?;
+        Ok(Self { socket, tls: None, certificates: None, preface: false, proxied: false })
+    }
+
+    /// Its socket once more, for another process. Until both are closed it takes connections.
+    ///
+    /// # Errors
+    /// When the system has no descriptors left.
+    pub fn share(&self) -> io::Result<OwnedFd> {
+        self.socket.as_fd().try_clone_to_owned()
     }
 }
 
-fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {
-    let attempt = || {
+/// Listening sockets of the process before this one.
+#[derive(Debug, Default)]
+pub struct Inherited(Vec<std::net::TcpListener>);
+
+impl Inherited {
+    /// These.
+    pub const fn new(sockets: Vec<std::net::TcpListener>) -> Self {
+        Self(sockets)
+    }
+
+    fn take(&mut self, address: SocketAddr) -> Option<std::net::TcpListener> {
+        let at = self.0.iter().position(|socket| socket.local_addr().is_ok_and(|own| own == address))?;
+        Some(self.0.swap_remove(at))
+    }
+}
+
+fn bind(address: SocketAddr, inherited: &mut Inherited) -> Result<TcpListener, ListenError> {
+    let mut attempt = || {
+        if let Some(socket) = inherited.take(address) {
+            socket.set_nonblocking(true)?;
+            return TcpListener::from_std(socket);
+        }
         let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
         // Connections of the process before us that linger in TIME_WAIT are no reason not to start.
         socket.set_reuseaddr(true)?;
@@ -109,6 +143,8 @@ pub struct Connections {
     bounds: ArcSwap<Bounds>,
     /// How many are open, watched by whoever waits for the last one to end.
     open: watch::Sender<usize>,
+    /// Turns true when those that have asked for nothing yet are to end.
+    unwanted: watch::Sender<bool>,
     clock: Arc<dyn Clock>,
     /// Client connections are counted, those of the admin side are not.
     metrics: Option<Metrics>,
@@ -119,7 +155,7 @@ impl Connections {
     /// counted.
     pub fn new(limits: &Limits, clock: Arc<dyn Clock>, metrics: Option<Metrics>) -> Self {
         let bounds = ArcSwap::from_pointee(Bounds::new(limits, metrics.clone()));
-        Self { bounds, open: watch::Sender::new(0), clock, metrics }
+        Self { bounds, open: watch::Sender::new(0), unwanted: watch::Sender::new(false), clock, metrics }
     }
 
     /// Holds connections accepted from now on to other limits.
@@ -131,6 +167,11 @@ impl Connections {
     pub async fn drained(&self) {
         // Fails only without a sender, which is here.
         let _ = self.open.subscribe().wait_for(|open| *open == 0).await;
+    }
+
+    /// Ends those whose client has not come to its first request.
+    pub fn drop_unopened(&self) {
+        self.unwanted.send_replace(true);
     }
 
     /// Connections open now.
@@ -171,34 +212,50 @@ impl Drop for Place {
     }
 }
 
-/// Accepts until `shutdown` turns true, then closes the socket and returns; connections go on by
-/// themselves and end with their requests.
-pub async fn serve<A>(
+/// A listener at work. Its socket is closed with it.
+pub struct Accepting<A> {
     listener: Listener,
     app: Arc<A>,
     connections: Arc<Connections>,
-    mut shutdown: watch::Receiver<bool>,
-) where
-    A: ServerApp + Send + Sync + 'static,
-{
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.socket.accept() => accepted,
-            // An error means that the sender is gone: the process is ending.
-            _ = shutdown.wait_for(|stop| *stop) => return,
-        };
-        let (tcp, peer) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
-                tokio::time::sleep(ACCEPT_RETRY).await;
-                continue;
-            }
-        };
-        let Some((place, bounds)) = connections.admit() else { continue };
-        let (tls, preface, proxied) = (listener.tls.clone(), listener.preface, listener.proxied);
-        let connection = Connection { tcp, peer, tls, preface, proxied, bounds, place };
-        tokio::spawn(connection.run(Arc::clone(&app), shutdown.clone()));
+    shutdown: watch::Receiver<bool>,
+}
+
+impl<A: ServerApp + Send + Sync + 'static> Accepting<A> {
+    /// Will hand connections to `app`, until `shutdown` turns true.
+    pub const fn new(
+        listener: Listener,
+        app: Arc<A>,
+        connections: Arc<Connections>,
+        shutdown: watch::Receiver<bool>,
+    ) -> Self {
+        Self { listener, app, connections, shutdown }
+    }
+
+    /// Accepts until told to stop; connections go on by themselves and end with their requests.
+    pub async fn serve(&mut self) {
+        loop {
+            let accepted = tokio::select! {
+                // Who waits already is let in, even when it is time to stop.
+                biased;
+                accepted = self.listener.socket.accept() => accepted,
+                // An error means that the sender is gone: the process is ending.
+                _ = self.shutdown.wait_for(|stop| *stop) => return,
+            };
+            let (tcp, peer) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(ACCEPT_RETRY).await;
+                    continue;
+                }
+            };
+            let Some((place, bounds)) = self.connections.admit() else { continue };
+            let Listener { tls, preface, proxied, .. } = &self.listener;
+            let (tls, preface, proxied) = (tls.clone(), *preface, *proxied);
+            let connection = Connection { tcp, peer, tls, preface, proxied, bounds, place };
+            let served = connection.run(Arc::clone(&self.app), self.shutdown.clone());
+            tokio::spawn(contain(panics::Place::Connection, served));
+        }
     }
 }
 
@@ -220,11 +277,12 @@ struct Connection {
 }
 
 impl Connection {
-    async fn run<A>(self, app: Arc<A>, mut shutdown: watch::Receiver<bool>)
+    async fn run<A>(self, app: Arc<A>, shutdown: watch::Receiver<bool>)
     where
         A: ServerApp + Send + Sync + 'static,
     {
         let place = self.place;
+        let mut unwanted = place.0.unwanted.subscribe();
         // Small answers leave at once; a socket that cannot do that still works.
         let _ = self.tcp.set_nodelay(true);
         let since = SystemTime::UNIX_EPOCH + Duration::from_millis(place.0.clock.now().as_millis());
@@ -245,8 +303,8 @@ impl Connection {
                 Ok(guarded) => guarded,
                 Err(reason) => return tracing::debug!(peer = %self.peer, reason, "no request came of it"),
             },
-            // It has asked for nothing yet, so nothing is lost.
-            _ = shutdown.wait_for(|stop| *stop) => return,
+            // It has asked for nothing yet, and had its time for that.
+            _ = unwanted.wait_for(|unwanted| *unwanted) => return,
         };
         let mut next = app.process_new(Box::new(guarded), &shutdown).await;
         while let Some(stream) = next {
@@ -297,7 +355,7 @@ mod tests {
     async fn an_address_in_use_is_an_error_at_once_and_names_the_address() {
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap();
-        let error = Listener::bind_plain(address).err().unwrap();
+        let error = Listener::bind_plain(address, &mut Inherited::default()).err().unwrap();
         assert!(error.to_string().starts_with(&format!("cannot listen on {address}: ")), "{error}");
     }
 }

@@ -44,6 +44,7 @@ use crate::session::id::SessionRef;
 use crate::session::revocation::{Confirmations, Revocations};
 use crate::session::store::SessionStore;
 use arc_swap::ArcSwap;
+use pingora_proxy::Session;
 use report::Reporter;
 use snapshot::Snapshot;
 use std::sync::Arc;
@@ -132,8 +133,12 @@ impl Gateway {
         Self { own, counters: None, ..gateway }
     }
 
-    fn draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
+    /// While the gateway stops, an answer says that its connection ends. Asked at the last moment: a request may
+    /// have begun long before.
+    fn announce_end(&self, session: &mut Session) {
+        if self.draining.load(Ordering::Relaxed) {
+            session.set_keepalive(None);
+        }
     }
 }
 

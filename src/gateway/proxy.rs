@@ -6,6 +6,7 @@ use super::decision::Verdict;
 use super::guard::Guarded;
 use super::rate::Standing;
 use super::{Gateway, listener, outgoing, respond, returned, turns, websocket};
+use crate::panics::{Place, contain};
 use crate::policy::Denial;
 use crate::reason::Reason;
 use async_trait::async_trait;
@@ -39,17 +40,23 @@ impl ProxyHttp for Gateway {
         if session.as_ref().is_http2() {
             session.set_write_timeout(Some(limits.body_timeout));
         }
+        self.announce_end(session);
         // What follows a CONNECT may be meant for a tunnel that is never opened.
-        if self.draining() || session.req_header().method == Method::CONNECT {
+        if session.req_header().method == Method::CONNECT {
             session.set_keepalive(None);
         }
         Ok(())
     }
 
-    /// Decides everything: the answer is written here, or the request has a permit.
+    /// Decides everything: the answer is written here, or the request has a permit. After a panic here the client
+    /// gets an answer still; one in a later phase costs it its connection.
     async fn request_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<bool> {
-        let verdict = self.decide(session, ctx).await;
-        self.carry_out(verdict, session, ctx).await
+        let answered = contain(Place::Request, async {
+            let verdict = self.decide(session, ctx).await;
+            self.carry_out(verdict, session, ctx).await
+        });
+        let answered = answered.await;
+        answered.unwrap_or_else(|panicked| Error::e_explain(ErrorType::InternalError, panicked.to_string()))
     }
 
     /// Counts the body: one without a length is cut off at the limit.
@@ -148,6 +155,7 @@ impl ProxyHttp for Gateway {
         if let Some(served) = &ctx.route {
             ctx.attempt.answer(&served.upstream);
         }
+        self.announce_end(session);
         response.insert_header("X-Request-Id", &ctx.request_id)
     }
 

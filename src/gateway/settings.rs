@@ -23,6 +23,8 @@ pub struct ServerSettings {
     pub limits: Limits,
     /// How the gateway stops.
     pub shutdown: ShutdownSettings,
+    /// The Unix socket where a new process asks for the listening sockets.
+    pub upgrade_socket: Option<PathBuf>,
 }
 
 /// One place where clients connect.

@@ -6,6 +6,7 @@ use super::fetch::{Document, FetchError, Fetched, fetch};
 use super::{KeySet, KeySetSettings, RefreshSettings, Source};
 use crate::clock::{Clock, Timestamp, random_bytes};
 use crate::outbound::Client;
+use crate::panics::{Place, contain, contain_blocking};
 use arc_swap::ArcSwapOption;
 use std::fmt;
 use std::io;
@@ -298,7 +299,9 @@ impl IssuerKeys {
         flight.running = Some(running.clone());
         let this = Arc::clone(self);
         self.fetching.runtime.spawn(async move {
-            let result = fetch(&this.source, &this.issuer, &this.fetching.client, this.refresh.timeout).await;
+            let fetching = fetch(&this.source, &this.issuer, &this.fetching.client, this.refresh.timeout);
+            let result =
+                contain(Place::KeySets, fetching).await.unwrap_or_else(|panicked| Err(panicked.into()));
             let (result, document) = match result {
                 Ok(Fetched { keys, document }) => (Ok(keys), document),
                 Err(error) => (Err(error), None),
@@ -307,7 +310,7 @@ impl IssuerKeys {
             ended.send_replace(Some(refreshed));
             if let Some(document) = document {
                 // Nobody waits for the disk.
-                let _ = tokio::task::spawn_blocking(move || this.keep_copy(&document, now)).await;
+                let _ = contain_blocking(Place::KeySets, move || this.keep_copy(&document, now)).await;
             }
         });
         Ok(running)

@@ -4,6 +4,7 @@ use super::origin::{KeyHost, may_hold_keys};
 use super::{KeySet, KeySetError, MAX_BYTES, Source};
 use crate::json;
 use crate::outbound::{Client, Limits, OutboundError};
+use crate::panics::{Panicked, Place, contain_blocking};
 use bytes::Bytes;
 use serde_json::Value;
 use std::io::Read as _;
@@ -39,6 +40,9 @@ pub enum FetchError {
          is where this issuer keeps them, list the host in `key_set.jwks_hosts`"
     )]
     OtherOrigin(String),
+    /// Something in it panicked.
+    #[error(transparent)]
+    Panicked(#[from] Panicked),
     /// The whole fetch took too long.
     #[error("no key set within {0:?}")]
     Timeout(Duration),
@@ -53,6 +57,7 @@ impl FetchError {
             Self::KeySet(KeySetError::NoUsableKey(_)) => "no_usable_key",
             Self::KeySet(_) => "malformed",
             Self::Discovery | Self::OtherIssuer(_) | Self::OtherOrigin(_) => "discovery",
+            Self::Panicked(_) => "panic",
             Self::Timeout(_) => "timeout",
         }
     }
@@ -124,12 +129,12 @@ async fn discover(
 
 async fn read(path: &Path) -> Result<Vec<u8>, FetchError> {
     let file = path.to_owned();
-    let read = tokio::task::spawn_blocking(move || {
+    let read = contain_blocking(Place::KeySets, move || {
         let mut text = Vec::new();
         std::fs::File::open(file)?.take(MAX_BYTES as u64 + 1).read_to_end(&mut text)?;
         Ok(text)
     });
-    let text = read.await.unwrap_or_else(|_| Err(std::io::Error::other("the runtime is stopping")));
+    let text = read.await.unwrap_or_else(|panicked| Err(std::io::Error::other(panicked)));
     text.map_err(|error| FetchError::File { path: path.to_owned(), error })
 }
 

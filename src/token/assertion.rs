@@ -4,6 +4,7 @@
 use super::claims::VerifiedClaims;
 use super::signer::{Signer, SignerError, whole_seconds};
 use crate::clock::Timestamp;
+use crate::panics::{Place, contain_blocking};
 use http::HeaderValue;
 use quick_cache::Weighter;
 use quick_cache::sync::{Cache, DefaultLifecycle};
@@ -121,7 +122,7 @@ impl Assertions {
                     return Ok(value);
                 }
                 let (minting, claims, to) = (Arc::clone(&self.minting), Arc::clone(claims), to.clone());
-                let signing = tokio::task::spawn_blocking(move || minting.mint(&claims, &to, now));
+                let signing = contain_blocking(Place::Signatures, move || minting.mint(&claims, &to, now));
                 signing.await.map_err(|_| AssertionError::GivenUp)??
             }
         };

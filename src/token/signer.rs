@@ -8,6 +8,7 @@ use super::signing_key::SigningKey;
 use super::verifier::OwnIssuer;
 use crate::clock::{NoEntropy, Timestamp, random_bytes};
 use crate::key_set::{KeySet, KeySetError};
+use crate::panics::{Place, contain_blocking};
 use crate::session::id::SessionRef;
 use arc_swap::ArcSwap;
 use base64::Engine as _;
@@ -226,7 +227,8 @@ impl Signer {
         let Some(turns) = &self.turns else { return self.mint(subject, claims, session, now) };
         let _turn = turns.acquire().await.map_err(|_| SignerError::GivenUp)?;
         let (signer, subject, claims) = (Arc::clone(self), subject.to_owned(), claims.clone());
-        let signing = tokio::task::spawn_blocking(move || signer.mint(&subject, &claims, session, now));
+        let signing =
+            contain_blocking(Place::Signatures, move || signer.mint(&subject, &claims, session, now));
         signing.await.map_err(|_| SignerError::GivenUp)?
     }
 

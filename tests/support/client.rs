@@ -194,6 +194,11 @@ impl Connection {
         self
     }
 
+    /// Whether nothing is read that was not asked for.
+    pub(crate) fn is_blank(&self) -> bool {
+        self.buffer.is_empty()
+    }
+
     /// Exact bytes.
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
         self.wire.write_all(bytes.as_ref())?;

@@ -139,21 +139,18 @@ impl Gateway {
         let folder = Folder::new();
         config.write_files(&folder);
         folder.write(CONFIG, config.render(ports));
-        let (mut child, output) = spawn(folder.path(), config);
-        let status = wait_for(START, || child.try_wait().expect("a child to wait for"));
-        if status.is_none() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-        let (stdout, stderr) = output.finished();
-        let exit = Exit { code: status.and_then(|s| s.code()), stdout, stderr };
-        assert!(status.is_some(), "the gateway runs although it should not: {exit:?}");
-        exit
+        let (child, output) = spawn(folder.path(), config);
+        ended(child, output)
     }
 
     /// `host:port` of the first listener.
     pub(crate) fn address(&self) -> String {
         format!("127.0.0.1:{}", self.ports[0])
+    }
+
+    /// `host:port` of the second listener.
+    pub(crate) fn another_address(&self) -> String {
+        format!("127.0.0.1:{}", self.ports[1])
     }
 
     /// `host:port` of the admin listener.
@@ -274,8 +271,43 @@ impl Gateway {
     #[track_caller]
     pub(crate) fn restart(&mut self) {
         self.kill9();
+        self.start_again();
+    }
+
+    /// Starts it again on the same folder and ports after it has ended.
+    #[track_caller]
+    pub(crate) fn start_again(&mut self) {
         (self.child, self.output) = spawn(self.folder.path(), &self.config);
         assert!(self.answers("/readyz"), "the gateway did not start again\n{}", self.everything());
+    }
+
+    /// A new process on the same folder that is to take over from this one.
+    pub(crate) fn successor(&self) -> Successor {
+        let run = ["run", "--config", CONFIG, "--upgrade"];
+        let (child, output) = spawn_with(&run, self.folder.path(), &self.config);
+        Successor { child, output }
+    }
+
+    /// Lets a new process take over, which is this gateway from then on. How the old one ended.
+    #[track_caller]
+    pub(crate) fn hand_over(&mut self) -> ExitStatus {
+        let successor = self.successor();
+        let Some(status) = self.ended_within(START) else {
+            panic!("nobody took over\n{}{}", successor.text(), self.everything());
+        };
+        let old = self.everything();
+        let Successor { child, output } = successor;
+        (self.child, self.output) = (child, output);
+        assert!(self.answers("/readyz"), "the new process does not serve\n{old}{}", self.everything());
+        status
+    }
+
+    /// Runs a new process with a configuration of its folder that must not take over; panics if it keeps running.
+    #[track_caller]
+    pub(crate) fn refuses_successor(&self, file: &str) -> Exit {
+        let run = ["run", "--config", file, "--upgrade"];
+        let (child, output) = spawn_with(&run, self.folder.path(), &self.config);
+        ended(child, output)
     }
 
     fn everything(&self) -> String {
@@ -300,9 +332,51 @@ impl Drop for Gateway {
     }
 }
 
+/// How a child ended that must end by itself.
+#[track_caller]
+fn ended(mut child: Child, output: Output) -> Exit {
+    let status = wait_for(START, || child.try_wait().expect("a child to wait for"));
+    if status.is_none() {
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+    let (stdout, stderr) = output.finished();
+    let exit = Exit { code: status.and_then(|s| s.code()), stdout, stderr };
+    assert!(status.is_some(), "the gateway runs although it should not: {exit:?}");
+    exit
+}
+
+/// A process that may take over; to be ended by hand as long as it has not.
+pub(crate) struct Successor {
+    child: Child,
+    output: Output,
+}
+
+impl Successor {
+    /// What it wrote as diagnostics.
+    pub(crate) fn text(&self) -> String {
+        self.output.stderr.text()
+    }
+
+    /// Whether it has not ended by itself.
+    pub(crate) fn runs(&mut self) -> bool {
+        self.child.try_wait().is_ok_and(|ended| ended.is_none())
+    }
+
+    /// `kill -9`.
+    pub(crate) fn kill9(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 fn spawn(folder: &Path, config: &Config) -> (Child, Output) {
+    spawn_with(&["run", "--config", CONFIG], folder, config)
+}
+
+fn spawn_with(arguments: &[&str], folder: &Path, config: &Config) -> (Child, Output) {
     let mut child = Command::new(BINARY)
-        .args(["run", "--config", CONFIG])
+        .args(arguments)
         .current_dir(folder)
         .envs(config.environment.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())

@@ -1,5 +1,6 @@
 //! What the tests stand on: the real gateway as a child process, raw clients, and its neighbours.
 
+pub(crate) mod balancer;
 pub(crate) mod client;
 pub(crate) mod config;
 pub(crate) mod folder;
@@ -11,6 +12,7 @@ pub(crate) mod http2_upstream;
 pub(crate) mod http_server;
 pub(crate) mod issuer;
 pub(crate) mod keys;
+pub(crate) mod load;
 pub(crate) mod measure;
 pub(crate) mod person;
 pub(crate) mod ports;

@@ -74,7 +74,7 @@ impl Drop for Relay {
 }
 
 /// Copies until either side ends, and then ends the other.
-fn pump(mut from: TcpStream, mut to: TcpStream, before_each: impl Fn()) {
+pub(super) fn pump(mut from: TcpStream, mut to: TcpStream, before_each: impl Fn()) {
     let mut piece = [0; 16 * 1024];
     while let Ok(count @ 1..) = from.read(&mut piece) {
         before_each();

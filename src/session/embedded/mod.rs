@@ -12,6 +12,7 @@ use super::store::{
     StoreError,
 };
 use crate::clock::{Clock, Timestamp};
+use crate::panics::{Place, contain_blocking};
 use async_trait::async_trait;
 use handle::Handle;
 use redb::{
@@ -118,7 +119,7 @@ impl EmbeddedStore {
         operation: impl FnOnce(&ReadTransaction, Timestamp) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let (database, clock) = (self.handle.get()?, Arc::clone(&self.clock));
-        let read = tokio::task::spawn_blocking(move || {
+        let read = contain_blocking(Place::Store, move || {
             let txn = database.begin_read().map_err(unavailable)?;
             operation(&txn, clock.now())
         });

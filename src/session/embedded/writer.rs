@@ -3,6 +3,7 @@
 use super::handle::Handle;
 use super::tables::{Sweep, Tables, unavailable};
 use crate::clock::{Clock, Timestamp};
+use crate::panics::{Place, contain_now};
 use crate::session::family::RotationPolicy;
 use crate::session::store::StoreError;
 use std::sync::Arc;
@@ -74,7 +75,11 @@ impl WriterThread {
                 batch.push(job);
             }
             let mut answers = Vec::with_capacity(batch.len());
-            let committed = self.commit(&mut batch, &mut answers, &mut sweep);
+            let commit = || self.commit(&mut batch, &mut answers, &mut sweep);
+            let committed = contain_now(Place::Store, commit);
+            let committed = committed.unwrap_or_else(|panicked| Err(unavailable(panicked)));
+            // Whoever asked for what is not done is told by that.
+            batch.clear();
             if committed.is_err() {
                 self.handle.close();
             }

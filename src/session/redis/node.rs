@@ -6,6 +6,7 @@ use super::prudence;
 use super::sentinel::Sentinels;
 use super::settings::Address;
 use crate::breaker::Breaker;
+use crate::panics::{self, contain};
 use crate::session::store::StoreError;
 use arc_swap::ArcSwapOption;
 use redis::aio::MultiplexedConnection;
@@ -126,7 +127,7 @@ impl Node {
             return Ok(live);
         }
         let made = Arc::new(self.connect().await?);
-        tokio::spawn(prudence::inspect(MultiplexedConnection::clone(&made)));
+        tokio::spawn(contain(panics::Place::Store, prudence::inspect(MultiplexedConnection::clone(&made))));
         self.live.store(Some(Arc::clone(&made)));
         Ok(made)
     }
