@@ -148,10 +148,8 @@ async fn serve(path: &Path, mut config: Config, upgrade: bool) -> Result<(), Sta
     let predecessor = if upgrade { predecessor(&config).await? } else { None };
     let doors = Doors::bind(&config, predecessor.as_ref()).await?;
 
-    let sessions = match config.sessions.take() {
-        Some(settings) => Some(Sessions::build(settings, &metrics, &clock)?),
-        None => None,
-    };
+    let sessions = config.sessions.take();
+    let sessions = sessions.map(|settings| Sessions::build(settings, &metrics, &clock)).transpose()?;
     let signer = sessions.as_ref().map(Sessions::signer);
     let workshop = Workshop::new(metrics.clone(), &clock, Client::new()?, signer);
     let snapshot = workshop.build(&config, None)?;

@@ -17,7 +17,8 @@ const FORMS: &[&str] = &[
     "forward_auth: { address: \"127.0.0.1:4\", proxy: nginx }",
     "admin: { address: \"127.0.0.1:3\", token_file: f }",
     "server: { listeners: [{ address: \"127.0.0.1:1\", tls: { certificate: c, private_key: k } }, \
-     { address: \"127.0.0.1:2\", tls: [{ certificate: c, private_key: k }] }], trusted_proxies: [10.0.0.0/8] }",
+     { address: \"127.0.0.1:2\", tls: [{ certificate: c, private_key: k }] }], trusted_proxies: [10.0.0.0/8], \
+     upgrade_socket: f }",
     "issuers: { a: { issuer: \"https://a\", audiences: [x], max_lifetime: 1h, algorithms: [ES256], \
      key_set: { discovery: true, jwks_hosts: [h] } }, b: { key_set: { file: f } }, c: { key_set: { secret_file: f } } }",
     "sessions: { store: { redis: { url: \"redis://127.0.0.1\", timeout: 1s, ca_file: f } }, \
