@@ -6,6 +6,8 @@ COPY Cargo.toml Cargo.lock ./
 COPY src src
 COPY examples examples
 COPY tests tests
+COPY benches benches
+COPY conf/reference.yaml conf/reference.yaml
 RUN cargo build --locked --release --bin portcullis
 
 FROM debian:bookworm-slim

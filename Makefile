@@ -55,7 +55,7 @@ bench: build-tools
 
 bench-gateway: build-tools
 	@sh .ci/packages haproxy=haproxy taskset=util-linux
-	cargo bench --locked --bench gateway
+	cargo bench --locked --profile gate --bench gateway
 
 # Of the programs the tests are run with, so that nothing else has to be built.
 gate: build-tools

@@ -22,7 +22,6 @@ const LEAVES: &[&str] = &[
     "json",
     "gcra",
     "panics",
-    "request",
     "reply",
     "reason",
     "outbound",
