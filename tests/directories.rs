@@ -108,7 +108,7 @@ fn what_is_no_judgement_is_an_outage_and_costs_no_try() {
         assert_eq!(answer.member("code"), "temporarily_unavailable");
         assert!(answer.header("retry-after").is_some());
     }
-    assert!(gateway.stderr().contains("if that is its word for a wrong password, add it to `refused`"));
+    assert!(gateway.says("if that is its word for a wrong password, add it to `refused`"));
     backend.handle(knows_alice);
     let recovers = || login_request("alice").send(&gateway.address()).status == 200;
     assert!(eventually(Duration::from_secs(10), recovers));

@@ -2,7 +2,7 @@
 
 use crate::support::ports::free_port;
 use crate::support::{
-    Config, Folder, Gateway, Issuer, Reply, Request, Response, Upstream, eventually, get, request,
+    Config, Connection, Folder, Gateway, Issuer, Reply, Request, Response, Upstream, eventually, get, request,
 };
 use serde_json::json;
 use std::process::{Child, Command, Stdio};
@@ -229,6 +229,12 @@ fn nginx_forwards_what_is_allowed_with_the_identity_and_nothing_else() {
     send(get("/orders/1").header("X-Original-URI", "/public/x")).expect(401);
     send(get("/orders/1").header("X-Original-Method", "HEAD").header("X-Forwarded-Uri", "/public/x"))
         .expect(401);
+    // The host that counts is the one nginx went by.
+    let elsewhere =
+        "GET http://other.test/hosted HTTP/1.1\r\nHost: api.example.com\r\nConnection: close\r\n\r\n";
+    let mut raw = Connection::open(&nginx.address).unwrap();
+    raw.send(elsewhere).unwrap();
+    assert_eq!(raw.read_response(false).unwrap().status, 403);
     send(get("/public/x").header("X-Auth-Subject", "root")).expect(200);
     assert_eq!(upstream.last().header("x-auth-subject"), None);
     assert_eq!(upstream.hits() - before, 3);

@@ -55,7 +55,7 @@ fn a_cold_start_while_the_issuer_is_down_serves_from_the_copy() {
     let asked = issuer.fetches();
     gateway.restart();
     call(&gateway, &token).expect(200);
-    assert!(gateway.stderr().contains("starting from the copy of the key set on disk"));
+    assert!(gateway.says("starting from the copy of the key set on disk"));
     assert!(eventually(Duration::from_secs(5), || issuer.fetches() >= asked + 2), "it is not asked any more");
     let age = || gateway.metric("portcullis_key_set_age_seconds", &[("issuer", "corp")]);
     assert!(eventually(Duration::from_secs(5), || age() >= 2.0), "the age is not that of the fetch");
@@ -93,7 +93,7 @@ fn a_copy_that_everybody_may_write_makes_nobody_an_issuer() {
     fs::set_permissions(path, fs::Permissions::from_mode(0o666)).unwrap();
     gateway.restart();
     call(&gateway, &token).expect(503);
-    assert!(gateway.stderr().contains("everybody may write to it"), "{}", gateway.stderr());
+    assert!(gateway.says("everybody may write to it"), "{}", gateway.stderr());
 }
 
 #[test]
@@ -152,6 +152,7 @@ fn a_copy_that_may_not_be_believed_is_passed_over_with_a_warning_that_says_why()
         let config = layout(&upstream, &issuer, "stale_for: 1h").file(COPY, content);
         let gateway = Gateway::start(&config);
         call(&gateway, &token).expect(503);
+        assert!(gateway.says("the copy of the key set"), "{why}");
         let said = gateway.stderr();
         let lines: Vec<_> = said.lines().filter(|line| line.contains("the copy of the key set")).collect();
         assert!(lines.len() == 1 && lines[0].contains("WARN") && lines[0].contains(why), "{why}: {lines:?}");
@@ -184,6 +185,7 @@ fn a_folder_that_cannot_be_written_is_one_warning() {
     let asked = issuer.fetches();
     assert!(eventually(Duration::from_secs(10), || issuer.fetches() >= asked + 4));
     call(&gateway, &issuer.sign()).expect(200);
+    assert!(gateway.says("cannot be copied"));
     let said = gateway.stderr();
     let lines: Vec<_> = said.lines().filter(|line| line.contains("cannot be copied")).collect();
     assert!(lines.len() == 1 && lines[0].contains("key_set.copy_file"), "{lines:?}");

@@ -3,7 +3,9 @@
 use crate::support::keys::b64;
 use crate::support::token::signed;
 use crate::support::wait::let_pass;
-use crate::support::{Config, Connection, Gateway, Issuer, Key, Reply, Response, Upstream, eventually, get};
+use crate::support::{
+    Config, Connection, Gateway, Issuer, Key, Reply, Response, Upstream, eventually, get, wait_for,
+};
 use serde_json::json;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -461,8 +463,10 @@ fn discovered_keys_are_taken_from_the_issuers_own_origin_or_from_a_listed_host()
     let closed = start("");
     call(&closed, &issuer.sign()).expect(503);
     assert!(elsewhere.requests().is_empty());
-    let said = closed.stderr();
-    let line = said.lines().find(|line| line.contains("key_set.jwks_hosts")).expect("a line in the log");
+    let line = wait_for(Duration::from_secs(10), || {
+        closed.stderr().lines().find(|line| line.contains("key_set.jwks_hosts")).map(str::to_owned)
+    });
+    let line = line.expect("a line in the log");
     assert!(line.contains("ERROR") && line.contains("corp"), "{line}");
     let open = start(&format!(", jwks_hosts: [keys.example.com, \"{}\"]", elsewhere.authority()));
     call(&open, &issuer.sign()).expect(200);

@@ -52,7 +52,7 @@ fn a_second_signal_ends_it_at_once() {
     gateway.terminate();
     let status = gateway.ended_within(SOON).expect("still running");
     assert!(status.success(), "{status}");
-    assert!(gateway.stderr().contains("a second signal: stopping at once"), "{}", gateway.stderr());
+    assert!(gateway.says("a second signal: stopping at once"), "{}", gateway.stderr());
     assert!(running.join().unwrap().is_err(), "the request was answered");
 }
 

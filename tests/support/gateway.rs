@@ -173,6 +173,11 @@ impl Gateway {
         self.output.stderr.text()
     }
 
+    /// Whether it says this on standard error, soon at the latest: what it writes is read behind.
+    pub(crate) fn says(&self, what: &str) -> bool {
+        eventually(Duration::from_secs(10), || self.stderr().contains(what))
+    }
+
     /// The first line of the log on standard output, as JSON, that `wanted` accepts.
     #[track_caller]
     pub(crate) fn log_line(&self, wanted: impl Fn(&Value) -> bool) -> Value {
