@@ -4,6 +4,8 @@
 set -eu
 cd "$(dirname "$0")"
 seconds=${FUZZ_SECONDS:-20}
+# A stack of cargo-fuzz's own would hide the compiler's error above it.
+export RUST_BACKTRACE=0
 if ! cargo fuzz --version >/dev/null 2>&1; then
     cargo install --locked --debug --version "^0.13" cargo-fuzz
 fi
