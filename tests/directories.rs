@@ -83,12 +83,41 @@ fn the_request_is_shaped_as_the_backend_expects_it() {
     assert_eq!(asked.header("content-type"), Some("application/x-www-form-urlencoded"));
 }
 
+/// Each of these answers is one of 503, and none counts as a failed login.
+fn are_no_judgement(gateway: &Gateway, backend: &HttpServer, replies: &[Reply]) {
+    for reply in replies {
+        let said = format!("{reply:?}").chars().take(100).collect::<String>();
+        let again = reply.clone();
+        backend.handle(move |_| again.clone());
+        let answer = login_request("alice").send(&gateway.address());
+        assert_eq!(answer.status, 503, "{said}: {}", answer.text());
+        assert_eq!(answer.member("code"), "temporarily_unavailable");
+        assert!(answer.header("retry-after").is_some());
+    }
+    backend.handle(knows_alice);
+    let recovers = || login_request("alice").send(&gateway.address()).status == 200;
+    assert!(eventually(Duration::from_secs(10), recovers));
+    let counted = gateway.metric("portcullis_session_events_total", &[("event", "login_failed")]);
+    assert!(counted.abs() < 0.5, "an outage counted as a failure: {counted}");
+}
+
 #[test]
-fn what_is_no_judgement_is_an_outage_and_costs_no_try() {
+fn an_outage_costs_no_try() {
     let backend = HttpServer::start(knows_alice);
     let gateway = start(asking(&backend, ", timeout: 500ms").throttle("{ burst: 2, every: 1h }"));
-    let unreadable = [
+    let outages = [
         Reply::status(500, "broken"),
+        Reply::ok(vec![b' '; 70_000]),
+        Reply::status(401, "late").after(Duration::from_secs(2)),
+        Reply::status(503, "later"),
+    ];
+    are_no_judgement(&gateway, &backend, &outages);
+}
+
+#[test]
+fn an_answer_that_is_no_judgement_is_503_and_counts_as_a_try() {
+    let backend = HttpServer::start(knows_alice);
+    let unclear = [
         Reply::status(404, "moved"),
         Reply::status(302, "").with("Location", "/"),
         Reply::ok("<html>"),
@@ -97,23 +126,15 @@ fn what_is_no_judgement_is_an_outage_and_costs_no_try() {
         Reply::json(&json!({ "user": { "id": "a\nb" } })),
         Reply::json(&json!({ "user": { "id": "a", "roles": "clerk" } })),
         Reply::json(&json!({ "user": { "id": "a", "email": "x".repeat(5000) } })),
-        Reply::ok(vec![b' '; 70_000]),
-        Reply::status(401, "late").after(Duration::from_secs(2)),
     ];
-    for reply in unreadable {
-        let said = format!("{reply:?}").chars().take(100).collect::<String>();
-        backend.handle(move |_| reply.clone());
-        let answer = login_request("alice").send(&gateway.address());
-        assert_eq!(answer.status, 503, "{said}: {}", answer.text());
-        assert_eq!(answer.member("code"), "temporarily_unavailable");
-        assert!(answer.header("retry-after").is_some());
-    }
+    let patient = format!("{{ burst: {}, every: 1h }}", unclear.len() + 1);
+    let gateway = start(asking(&backend, "").throttle(&patient));
+    are_no_judgement(&gateway, &backend, &unclear);
     assert!(gateway.says("if that is its word for a wrong password, add it to `refused`"));
-    backend.handle(knows_alice);
-    let recovers = || login_request("alice").send(&gateway.address()).status == 200;
-    assert!(eventually(Duration::from_secs(10), recovers));
-    let counted = gateway.metric("portcullis_session_events_total", &[("event", "login_failed")]);
-    assert!(counted.abs() < 0.5, "an outage counted as a failure: {counted}");
+    // The good login gave its try back: that one is left.
+    backend.handle(|_| Reply::status(404, "no such user"));
+    wrong(&gateway, "alice").expect(503);
+    assert_eq!(wrong(&gateway, "alice").expect(429).member("code"), "too_many_attempts");
 }
 
 #[test]

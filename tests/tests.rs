@@ -22,6 +22,7 @@ mod cookies_and_csrf;
 mod cors;
 mod crowds;
 mod directories;
+mod dns;
 mod edges;
 mod explain;
 mod failover;

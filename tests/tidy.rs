@@ -45,6 +45,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("bcrypt", &["directory/stored"]),
     ("scrypt", &["directory/stored"]),
     ("reqwest", &["outbound"]),
+    ("hickory_resolver", &["gateway/upstream/resolve"]),
 ];
 const MOST_LINES: usize = 400;
 const MAIN_LINES: usize = 60;

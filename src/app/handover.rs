@@ -17,13 +17,17 @@ use std::net::TcpListener;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::time::timeout;
 
 /// What comes with the sockets. Another version of the protocol begins with other bytes.
 const OFFER: &[u8] = b"portcullis takes over 1\n";
 /// What the new process says once it accepts connections.
 const TAKEN: &[u8] = b"taken\n";
+/// How long the new one may take; it reads everything and waits for key sets meanwhile. Another may ask only then.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// As many sockets as one message carries on Linux.
 const MOST_SOCKETS: usize = 253;
 
@@ -83,7 +87,7 @@ impl Giver {
             let given = match self.socket.accept().await {
                 Ok((stream, _)) => self.offer(stream).await,
                 Err(error) => {
-                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                    tokio::time::sleep(Duration::from_millis(100)).await;
                     Err(error)
                 }
             };
@@ -111,7 +115,8 @@ impl Giver {
             })
             .await?;
         let mut said = [0; TAKEN.len()];
-        stream.read_exact(&mut said).await?;
+        let word = timeout(PATIENCE, stream.read_exact(&mut said)).await;
+        word.map_err(|_| io::Error::new(ErrorKind::TimedOut, "the new process has said nothing"))??;
         if said == TAKEN { Ok(()) } else { Err(io::Error::new(ErrorKind::InvalidData, "no word of ours")) }
     }
 }

@@ -4,9 +4,9 @@
 use crate::clock::random_bytes;
 use crate::config;
 use crate::directory::file::{Upgrade, UserRecord};
-use std::fs::{self, OpenOptions};
+use std::fs::{self, Metadata, OpenOptions, Permissions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown};
 use std::path::Path;
 
 /// Why a hash stays as it is.
@@ -50,7 +50,7 @@ pub(super) fn replace(path: &Path, upgrade: &Upgrade) -> Result<(), Unchanged> {
     let mut folder_name = path.file_name().unwrap_or_default().to_owned();
     folder_name.push(format!(".{:016x}.new", u64::from_ne_bytes(random_bytes().map_err(io::Error::other)?)));
     let unfinished = path.with_file_name(folder_name);
-    let written = write(&unfinished, &next, found.mode()).map_err(Unchanged::from).and_then(|()| {
+    let written = write(&unfinished, &next, &found).map_err(Unchanged::from).and_then(|()| {
         let changed = config::load_users(&unfinished).map_err(|_| Unchanged::Ambiguous)?;
         if !differ_only_in(&records, &changed, old, new) {
             return Err(Unchanged::Ambiguous);
@@ -67,8 +67,11 @@ pub(super) fn replace(path: &Path, upgrade: &Upgrade) -> Result<(), Unchanged> {
     written
 }
 
-fn write(path: &Path, text: &str, mode: u32) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode & 0o777).open(path)?;
+/// Writes a file that the same people may read.
+fn write(path: &Path, text: &str, like: &Metadata) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    fchown(&file, None, Some(like.gid()))?;
+    file.set_permissions(Permissions::from_mode(like.mode() & 0o777))?;
     file.write_all(text.as_bytes())?;
     file.sync_all()
 }
@@ -92,7 +95,7 @@ fn differ_only_in(before: &[UserRecord], after: &[UserRecord], old: &str, new: &
 mod tests {
     use super::*;
     use crate::secret::Secret;
-    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    use std::os::unix::fs::symlink;
     use std::path::PathBuf;
 
     const OLD: &str = "$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW";

@@ -143,15 +143,18 @@ impl Config {
         sections
     }
 
-    /// The files beside the configuration itself whose change is a change of it: key sets and trusted
-    /// certificates. Users and listeners' certificates are followed on their own.
+    /// The files beside the configuration itself whose change is a change of it: key sets, trusted certificates,
+    /// and those shown to upstreams. Users and listeners' certificates are followed on their own.
     pub fn files(&self) -> Vec<PathBuf> {
         let key_sets = self.issuers.iter().filter_map(|issuer| match &issuer.keys.source {
             Source::File(path) => Some(path.clone()),
             _ => None,
         });
-        let trusted = self.upstreams.iter().filter_map(|upstream| upstream.tls.as_ref()?.ca.as_ref());
-        key_sets.chain(trusted.map(|ca| ca.path.clone())).collect()
+        let tls = || self.upstreams.iter().filter_map(|upstream| upstream.tls.as_ref());
+        let trusted = tls().filter_map(|tls| Some(tls.ca.as_ref()?.path.clone()));
+        let shown = tls().filter_map(|tls| tls.identity.as_ref());
+        let shown = shown.flat_map(|identity| [identity.path.clone(), identity.key_path.clone()]);
+        key_sets.chain(trusted).chain(shown).collect()
     }
 }
 

@@ -29,7 +29,7 @@ const FORMS: &[&str] = &[
     "sessions: { users: { http: { url: \"http://127.0.0.1\", timeout: 1s, format: json, fields: { a: b }, \
      refused: [401], subject: sub, claims: { a: b } } } }",
     "upstreams: { a: { endpoints: [\"https://a\"], health_check: { path: /, interval: 1s, timeout: 1s, healthy: 1, unhealthy: 1 }, tls: { server_name: a, ca_file: f, \
-     client_certificate: f, client_private_key: f } } }",
+     client_certificate: f, client_private_key: f }, resolvers: [127.0.0.1] } }",
     "sessions: {}\nforward: { headers: { X-A: a, X-B: { claim: a, format: csv, absent: omit, max_bytes: 1KiB } }, \
      assertion: { header: X-C, lifetime: 1m } }",
     "sessions: {}\nroutes: [{ name: a, match: { path: /a, hosts: [h], methods: [GET] }, upstream: u, \

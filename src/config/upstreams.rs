@@ -8,7 +8,7 @@ use crate::gateway::settings::{
     UpstreamTimeouts, UpstreamTls,
 };
 use crate::secret::Secret;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 const BALANCE: &[(&str, Balance)] = &[
@@ -24,7 +24,8 @@ pub(super) fn upstreams(value: &Value<'_>) -> Vec<UpstreamSettings> {
 
 fn upstream(name: &str, value: &Value<'_>) -> Option<UpstreamSettings> {
     web::check_name(value, name);
-    let known = &["endpoints", "balance", "health_check", "timeouts", "retries", "http2", "tls", "host"];
+    let known =
+        &["endpoints", "balance", "health_check", "timeouts", "retries", "http2", "tls", "host", "resolvers"];
     let fields = value.fields(known, &[])?;
     let endpoints = endpoints(&fields);
     let tls = fields.get("tls").and_then(|value| tls(&value, &endpoints));
@@ -47,7 +48,18 @@ fn upstream(name: &str, value: &Value<'_>) -> Option<UpstreamSettings> {
         tls,
         host: fields.get("host").and_then(|value| host(&value)).unwrap_or(HostHeader::Preserve),
         health_check: fields.get("health_check").and_then(|value| health_check(&value)),
+        resolvers: fields.get("resolvers").map(|value| resolvers(&value)).unwrap_or_default(),
     })
+}
+
+fn resolvers(value: &Value<'_>) -> Vec<SocketAddr> {
+    let mend = "write a list of addresses such as [10.0.0.53, \"127.0.0.1:8600\"]";
+    let server = |item: Value<'_>| {
+        item.parsed("the address of a DNS server", mend, |text| {
+            text.parse().ok().or_else(|| Some(SocketAddr::new(text.parse().ok()?, 53)))
+        })
+    };
+    value.items(mend).into_iter().filter_map(server).collect()
 }
 
 fn endpoints<'a>(fields: &Fields<'a>) -> Vec<(Value<'a>, EndpointSettings)> {
@@ -153,10 +165,11 @@ fn identity(fields: &Fields<'_>) -> Option<ClientIdentity> {
     };
     let (path, key_path) = (certificate.file(), key.file());
     let chain = path.as_ref().and_then(|path| pem::certificates(&certificate, path));
-    let private = key_path.and_then(|path| pem::private_key(&key, &path));
+    let private = key_path.as_ref().and_then(|path| pem::private_key(&key, path));
     let (chain, private) = (chain?.certificates, private?);
     let identity = ClientIdentity {
         path: path?,
+        key_path: key_path?,
         chain: chain.iter().map(|certificate| certificate.to_vec()).collect(),
         key: Secret::new(private.secret_der().to_vec()),
     };

@@ -82,14 +82,14 @@ impl HttpDirectory {
                 self.breaker.answered();
                 Ok(answer)
             }
-            Ok(answer) => Err(self.outage(&format!("it answered with status {}", answer.status))),
-            Err(error) => Err(self.outage(&error.to_string())),
+            Ok(answer) => Err(self.outage(format!("it answered with status {}", answer.status))),
+            Err(error) => Err(self.outage(error.to_string())),
         }
     }
 
-    fn outage(&self, why: &str) -> DirectoryError {
+    fn outage(&self, why: String) -> DirectoryError {
         self.breaker.failed(Instant::now());
-        unusable(why)
+        told(why, DirectoryError::Unavailable)
     }
 
     fn limits(&self) -> Limits {
@@ -104,7 +104,7 @@ impl HttpDirectory {
 
     fn identity(&self, answer: &Answer) -> Result<Identity, DirectoryError> {
         let body = json::object(&answer.body)
-            .map_err(|error| unusable(&format!("its answer to a good login cannot be read: {error}")))?;
+            .map_err(|error| unclear(format!("its answer to a good login cannot be read: {error}")))?;
         let HttpSettings { subject, claims, .. } = &self.settings;
         let found = match subject.find(&body) {
             Some(Value::String(text)) => Some(text.clone()),
@@ -113,20 +113,24 @@ impl HttpDirectory {
         };
         let Some(found) = found.filter(|subject| is_name(subject)) else {
             let what = format!("its answer to a good login has no subject at {}", subject.as_str());
-            return Err(unusable(&what));
+            return Err(unclear(what));
         };
         let claims = claims.iter().filter_map(|(name, path)| Some((name.clone(), path.find(&body)?.clone())));
         let claims: Map<String, Value> = claims.collect();
-        check_claims(&claims)
-            .map_err(|problem| unusable(&format!("its answer to a good login: {problem}")))?;
+        check_claims(&claims).map_err(|problem| unclear(format!("its answer to a good login: {problem}")))?;
         Ok(Identity { subject: found, claims })
     }
 }
 
 /// Told where an operator reads it; the user hears only that it is to be tried again.
-fn unusable(why: &str) -> DirectoryError {
+fn told(why: String, error: fn(String) -> DirectoryError) -> DirectoryError {
     tracing::warn!(why, "sessions.users.http: the backend's login gives no judgement");
-    DirectoryError::Unavailable(why.to_owned())
+    error(why)
+}
+
+/// An answer that the backend may have come to by looking at the password.
+fn unclear(why: String) -> DirectoryError {
+    told(why, DirectoryError::Unclear)
 }
 
 /// Puts the credentials into a template, once: what they hold is never a placeholder.
@@ -158,7 +162,10 @@ impl UserDirectory for HttpDirectory {
         match answer.status {
             200..=299 => self.identity(&answer).map(Some),
             status if self.settings.refused.contains(&status) => Ok(None),
-            status => Err(unusable(&format!(
+            status @ 500.. => {
+                Err(told(format!("it answered with status {status}"), DirectoryError::Unavailable))
+            }
+            status => Err(unclear(format!(
                 "it answered with status {status}; if that is its word for a wrong password, add it to `refused`"
             ))),
         }

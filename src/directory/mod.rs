@@ -52,6 +52,10 @@ pub enum DirectoryError {
     /// The directory does not answer.
     #[error("the user directory does not answer: {0}")]
     Unavailable(String),
+    /// It answers, but not in a way that says whether the password is right. It may have judged it, so the try
+    /// counts.
+    #[error("the user directory's answer is no judgement: {0}")]
+    Unclear(String),
 }
 
 /// Where users come from.

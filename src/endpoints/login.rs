@@ -6,7 +6,7 @@ use super::fields::Fields;
 use super::settings::DeliveryRule;
 use super::{Body, EndpointRequest, Endpoints, Refused, csrf};
 use crate::clock::{Timestamp, random_bytes};
-use crate::directory::{Credentials, Identity};
+use crate::directory::{Credentials, DirectoryError, Identity};
 use crate::secret::Secret;
 use crate::session::id::SessionId;
 use crate::session::refresh_token::secret_hash;
@@ -42,7 +42,9 @@ impl Endpoints {
                 let audit = Self::audit(AuditAction::LoginFailed, request, None, None);
                 Err(Refused::noted(Fault::InvalidCredentials, SessionEvent::LoginFailed, Some(audit)))
             }
-            Err(_) => {
+            // A password may have been tried all the same: the throttle has to know.
+            Err(DirectoryError::Unclear(_)) => Err(Fault::Unavailable.into()),
+            Err(DirectoryError::Busy | DirectoryError::Unavailable(_)) => {
                 throttle.give_back(taken, Acquittal::NotJudged).await;
                 Err(Fault::Unavailable.into())
             }

@@ -9,6 +9,7 @@ use crate::policy::{Denial, Permit};
 use crate::reason::Reason;
 use crate::reply::Reply;
 use async_trait::async_trait;
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorType, Result};
@@ -66,6 +67,10 @@ impl Judge {
         // nginx knows only 401 and 403 as refusals. An outage is none.
         if !matches!(reply.status, 200 | 401 | 403 | 429 | 503) {
             reply.status = 403;
+        }
+        // Traefik asks by GET about a HEAD too. One without a body is answered alike.
+        if session.req_header().method == Method::HEAD {
+            reply.body = Bytes::new();
         }
         ctx.status = Some(reply.status);
         respond::send(session, &reply, &ctx.request_id).await.map_err(Error::into_down)?;
@@ -232,10 +237,13 @@ fn allowed(permit: &Permit, request: &RequestHeader, ctx: &RequestContext, asker
         reply.headers.push((name.name().clone(), value.clone()));
     }
     if asker == Asker::Envoy {
+        let protected = &ctx.snapshot.protected;
         let rules = ctx.route.iter().flat_map(|served| served.route.forward.headers.iter());
         let mut gone: Vec<&str> = rules.map(|rule| rule.name.name().as_str()).collect();
+        // Envoy need not have shown us every field that it has from its client.
+        gone.extend(protected.plain());
         let sent = request.headers.keys().map(HeaderName::as_str);
-        gone.extend(sent.filter(|name| ctx.snapshot.protected.is_protected(name)));
+        gone.extend(sent.filter(|name| protected.is_protected(name)));
         gone.retain(|name| !reply.headers.iter().any(|(set, _)| set.as_str() == *name));
         gone.sort_unstable();
         gone.dedup();

@@ -162,6 +162,12 @@ impl ProtectedNames {
     pub fn is_protected(&self, name: &str) -> bool {
         self.is_identity(name) || REROUTING.iter().any(|form| folds_to(name, form))
     }
+
+    /// The fields of [`Self::is_protected`] in their plain spelling, for a proxy that takes them away itself.
+    pub fn plain(&self) -> impl Iterator<Item = &str> {
+        // They are ASCII: they were folded.
+        self.identity.iter().filter_map(|form| std::str::from_utf8(form).ok()).chain(REROUTING)
+    }
 }
 
 /// Whether a field belongs to the family that speaks for earlier proxies: `Forwarded`, `X-Forwarded` and

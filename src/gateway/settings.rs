@@ -104,6 +104,8 @@ pub struct UpstreamSettings {
     pub host: HostHeader,
     /// How its targets are asked whether they are well; `None` is not at all.
     pub health_check: Option<HealthCheck>,
+    /// The DNS servers that are asked for the names of its endpoints; none: as the system is set up.
+    pub resolvers: Vec<SocketAddr>,
 }
 
 /// Requests of our own that tell whether a target is well.
@@ -182,6 +184,8 @@ pub struct UpstreamTls {
 pub struct ClientIdentity {
     /// The file the certificates were read from.
     pub path: PathBuf,
+    /// The file the private key was read from.
+    pub key_path: PathBuf,
     /// The certificate chain in DER, leaf first.
     pub chain: Vec<Vec<u8>>,
     /// The leaf's private key in DER.

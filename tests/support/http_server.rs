@@ -137,12 +137,21 @@ pub(crate) struct HttpServer {
 
 impl HttpServer {
     pub(crate) fn start(handler: impl Fn(&Received) -> Reply + Send + Sync + 'static) -> Self {
-        Self::launch(0, None, handler)
+        Self::launch(([127, 0, 0, 1], 0), None, handler)
     }
 
     /// On this port.
     pub(crate) fn start_at(port: u16, handler: impl Fn(&Received) -> Reply + Send + Sync + 'static) -> Self {
-        Self::launch(port, None, handler)
+        Self::launch(([127, 0, 0, 1], port), None, handler)
+    }
+
+    /// On this port of another loopback address.
+    pub(crate) fn start_on(
+        ip: [u8; 4],
+        port: u16,
+        handler: impl Fn(&Received) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        Self::launch((ip, port), None, handler)
     }
 
     /// The same over TLS.
@@ -150,15 +159,15 @@ impl HttpServer {
         tls: Arc<ServerConfig>,
         handler: impl Fn(&Received) -> Reply + Send + Sync + 'static,
     ) -> Self {
-        Self::launch(0, Some(tls), handler)
+        Self::launch(([127, 0, 0, 1], 0), Some(tls), handler)
     }
 
     fn launch(
-        port: u16,
+        at: ([u8; 4], u16),
         tls: Option<Arc<ServerConfig>>,
         handler: impl Fn(&Received) -> Reply + Send + Sync + 'static,
     ) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", port)).expect("a loopback listener");
+        let listener = TcpListener::bind(SocketAddr::from(at)).expect("a loopback listener");
         let address = listener.local_addr().expect("its address");
         let shared = Arc::new(Shared {
             handler: Mutex::new(Arc::new(handler)),

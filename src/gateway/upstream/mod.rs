@@ -233,6 +233,7 @@ mod tests {
             tls: None,
             host: HostHeader::Upstream,
             health_check: None,
+            resolvers: Vec::new(),
         }
     }
 

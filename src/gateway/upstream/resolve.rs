@@ -3,13 +3,23 @@
 use super::super::settings::EndpointSettings;
 use super::health::Health;
 use super::{Target, Upstream, balance};
+use futures_util::future::join_all;
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig};
+use hickory_resolver::net::NetError;
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// How often names are resolved again, and how soon after a failure.
-const RESOLVE_EVERY: Duration = Duration::from_secs(10);
-const RESOLVE_RETRY: Duration = Duration::from_secs(1);
+/// A name is resolved again when its time to live ends, but no sooner than this, nor when it failed.
+const SOONEST: Duration = Duration::from_secs(1);
+/// Nor later than this: names in `/etc/hosts` have no time to live.
+const LATEST: Duration = Duration::from_secs(60);
+/// How soon what only the system's resolver knows is asked for again: it tells no time to live.
+const UNTOLD: Duration = Duration::from_secs(10);
+/// For the whole answer of a server; one that is silent is asked twice.
+const DNS_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// An address of documentation (RFC 5737).
 const NOWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 0));
@@ -27,19 +37,22 @@ impl Upstream {
         }
         let mut failing = vec![false; endpoints.len()];
         while let Some(this) = upstream.upgrade() {
-            let mut wait = RESOLVE_EVERY;
-            for ((endpoint, known), failing) in endpoints.iter().zip(&mut known).zip(&mut failing) {
-                match resolve(endpoint).await {
-                    Ok(addresses) if !addresses.is_empty() => {
-                        *known = addresses;
+            let mut wait = LATEST;
+            let servers = &this.settings.resolvers;
+            let found = join_all(endpoints.iter().map(|endpoint| resolve(endpoint, servers))).await;
+            for (((endpoint, found), known), failing) in
+                endpoints.iter().zip(found).zip(&mut known).zip(&mut failing)
+            {
+                match found {
+                    Ok(found) => {
+                        wait = wait.min(found.good_for.max(SOONEST));
+                        *known = found.addresses;
                         *failing = false;
                     }
-                    failed => {
-                        wait = RESOLVE_RETRY;
+                    Err(error) => {
+                        wait = SOONEST;
                         // Told once, not once per attempt.
                         if !std::mem::replace(failing, true) {
-                            let error =
-                                failed.err().map_or_else(|| "no address".to_owned(), |e| e.to_string());
                             let host = endpoint.host.as_str();
                             tracing::warn!(upstream = this.name(), host, error, "cannot resolve a name");
                         }
@@ -100,9 +113,60 @@ pub(super) fn literal(endpoint: &EndpointSettings) -> Option<SocketAddr> {
     endpoint.host.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, endpoint.port))
 }
 
-async fn resolve(endpoint: &EndpointSettings) -> std::io::Result<Vec<SocketAddr>> {
-    match literal(endpoint) {
-        Some(address) => Ok(vec![address]),
-        None => Ok(tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port)).await?.collect()),
+/// At least one address, and how long it is good for.
+struct Found {
+    addresses: Vec<SocketAddr>,
+    good_for: Duration,
+}
+
+async fn resolve(endpoint: &EndpointSettings, servers: &[SocketAddr]) -> Result<Found, String> {
+    if let Some(address) = literal(endpoint) {
+        return Ok(Found { addresses: vec![address], good_for: LATEST });
     }
+    let found = ask(endpoint, servers).await;
+    // What no DNS server knows, another of the system's sources may: multicast, a directory, a container's own.
+    match found {
+        Err(_) if servers.is_empty() => {
+            let found = tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port)).await;
+            let addresses: Vec<_> = found.map_err(|error| error.to_string())?.collect();
+            if addresses.is_empty() {
+                Err("no address".to_owned())
+            } else {
+                Ok(Found { addresses, good_for: UNTOLD })
+            }
+        }
+        found => found.map_err(|error| error.to_string()),
+    }
+}
+
+async fn ask(endpoint: &EndpointSettings, servers: &[SocketAddr]) -> Result<Found, NetError> {
+    let found = resolver(servers)?.lookup_ip(endpoint.host.as_str()).await?;
+    let good_for = found.valid_until().saturating_duration_since(Instant::now());
+    let addresses = found.iter().map(|ip| SocketAddr::new(ip, endpoint.port)).collect();
+    Ok(Found { addresses, good_for })
+}
+
+/// A resolver for one question: `/etc/resolv.conf` and `/etc/hosts` may have changed since the last. It finds at
+/// least one address or fails.
+fn resolver(servers: &[SocketAddr]) -> Result<TokioResolver, NetError> {
+    let mut builder = if servers.is_empty() {
+        TokioResolver::builder_tokio()?
+    } else {
+        let server = |address: &SocketAddr| {
+            let way = |mut way: ConnectionConfig| {
+                way.port = address.port();
+                way
+            };
+            let ways = vec![way(ConnectionConfig::udp()), way(ConnectionConfig::tcp())];
+            NameServerConfig::new(address.ip(), true, ways)
+        };
+        let config = ResolverConfig::from_parts(None, Vec::new(), servers.iter().map(server).collect());
+        TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
+    };
+    let options = builder.options_mut();
+    options.timeout = DNS_TIMEOUT;
+    options.attempts = 2;
+    options.cache_size = 0;
+    options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
+    builder.build()
 }

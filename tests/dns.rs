@@ -1,0 +1,166 @@
+//! Names of upstreams are resolved in the background, for as long as their DNS server says.
+
+use crate::support::http_server::HttpServer;
+use crate::support::ports::free_port;
+use crate::support::wait::let_pass;
+use crate::support::{Config, Gateway, Reply, eventually, get};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+const SOON: Duration = Duration::from_secs(30);
+const ONE: [u8; 4] = [127, 0, 0, 1];
+const TWO: [u8; 4] = [127, 0, 0, 2];
+
+/// What a name server says of every name.
+#[derive(Clone)]
+enum Says {
+    /// These addresses, for so many seconds.
+    Addresses(Vec<[u8; 4]>, u32),
+    /// SERVFAIL.
+    Failure,
+    /// Nothing at all.
+    Silence,
+}
+
+/// A name server; it ends with the value.
+struct NameServer {
+    address: SocketAddr,
+    says: Arc<Mutex<Says>>,
+    /// Questions for an IPv4 address.
+    asked: Arc<AtomicUsize>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl NameServer {
+    fn start(says: Says) -> Self {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        let address = socket.local_addr().unwrap();
+        let (says, asked) = (Arc::new(Mutex::new(says)), Arc::new(AtomicUsize::new(0)));
+        let stop = Arc::new(AtomicBool::new(false));
+        let shared = (Arc::clone(&says), Arc::clone(&asked), Arc::clone(&stop));
+        let thread = thread::spawn(move || {
+            let (says, asked, stop) = shared;
+            let mut buffer = [0; 1500];
+            while !stop.load(Ordering::SeqCst) {
+                let Ok((length, client)) = socket.recv_from(&mut buffer) else { continue };
+                let says = says.lock().unwrap().clone();
+                if let Some(answer) = answer(&buffer[..length], &says, &asked) {
+                    let _ = socket.send_to(&answer, client);
+                }
+            }
+        });
+        Self { address, says, asked, stop, thread: Some(thread) }
+    }
+
+    fn say(&self, says: Says) {
+        *self.says.lock().unwrap() = says;
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for NameServer {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+/// The answer to a question (RFC 1035 section 4.1).
+fn answer(query: &[u8], says: &Says, asked: &AtomicUsize) -> Option<Vec<u8>> {
+    let name = query.get(12..)?;
+    let end = 12 + name.iter().position(|byte| *byte == 0)? + 1;
+    let question = query.get(12..end + 4)?;
+    let ipv4 = query.get(end..end + 2)? == [0, 1];
+    asked.fetch_add(usize::from(ipv4), Ordering::SeqCst);
+    let (addresses, ttl, code) = match says {
+        Says::Addresses(addresses, ttl) if ipv4 => (addresses.as_slice(), *ttl, 0),
+        Says::Addresses(..) => (&[][..], 0, 0),
+        Says::Failure => (&[][..], 0, 2),
+        Says::Silence => return None,
+    };
+    let mut out = query.get(..2)?.to_vec();
+    out.extend([0x81, 0x80 | code, 0, 1, 0, u8::try_from(addresses.len()).ok()?, 0, 0, 0, 0]);
+    out.extend(question);
+    for address in addresses {
+        // The name of the question, A, IN.
+        out.extend([0xc0, 12, 0, 1, 0, 1]);
+        out.extend(ttl.to_be_bytes());
+        out.extend([0, 4]);
+        out.extend(address);
+    }
+    Some(out)
+}
+
+/// Two backends on one port of two addresses, behind one name.
+struct Site {
+    port: u16,
+    backends: Vec<HttpServer>,
+}
+
+impl Site {
+    fn new() -> Self {
+        let port = free_port();
+        let backend =
+            |(ip, name): ([u8; 4], &'static str)| HttpServer::start_on(ip, port, move |_| Reply::ok(name));
+        Self { port, backends: [(ONE, "one"), (TWO, "two")].into_iter().map(backend).collect() }
+    }
+
+    fn gateway(&self, names: &NameServer) -> Gateway {
+        let upstream = format!(
+            "{{ endpoints: [\"http://app.example.test:{}\"], resolvers: [\"{}\"] }}",
+            self.port, names.address
+        );
+        let route = "{ name: all, match: { path: /** }, upstream: app, auth: public }";
+        Gateway::start(&Config::new().upstream_raw("app", &upstream).route(route))
+    }
+}
+
+fn who(gateway: &Gateway) -> String {
+    let answer = get("/").send(&gateway.address());
+    if answer.status == 200 { answer.text() } else { answer.status.to_string() }
+}
+
+#[test]
+fn a_name_is_resolved_again_when_its_time_to_live_ends() {
+    let (site, names) = (Site::new(), NameServer::start(Says::Addresses(vec![ONE], 1)));
+    let gateway = site.gateway(&names);
+    assert!(eventually(SOON, || who(&gateway) == "one"));
+    names.say(Says::Addresses(vec![TWO], 1));
+    assert!(eventually(SOON, || who(&gateway) == "two"), "the new address is not taken");
+    // It moved: nobody goes to the old one any more.
+    let before = site.backends[0].received().len();
+    assert!((0..20).all(|_| who(&gateway) == "two"));
+    assert_eq!(site.backends[0].received().len(), before);
+    // Both: both are used.
+    names.say(Says::Addresses(vec![ONE, TWO], 3600));
+    assert!(eventually(SOON, || who(&gateway) == "one"));
+    assert!(eventually(SOON, || who(&gateway) == "two"));
+    // Good for an hour, it is asked for again only at the ceiling of a minute.
+    let asked = names.asked();
+    let_pass(Duration::from_secs(3));
+    assert_eq!(names.asked(), asked);
+}
+
+#[test]
+fn a_name_server_that_fails_or_is_silent_takes_no_address_away() {
+    let (site, names) = (Site::new(), NameServer::start(Says::Addresses(vec![ONE], 0)));
+    let gateway = site.gateway(&names);
+    assert!(eventually(SOON, || who(&gateway) == "one"));
+    for says in [Says::Failure, Says::Silence] {
+        names.say(says);
+        let asked = names.asked();
+        assert!(eventually(SOON, || names.asked() > asked + 2), "it is not asked again");
+        assert_eq!(who(&gateway), "one");
+    }
+    assert!(gateway.says("cannot resolve a name"));
+    names.say(Says::Addresses(vec![TWO], 60));
+    assert!(eventually(SOON, || who(&gateway) == "two"), "it has not recovered");
+}
