@@ -5,7 +5,7 @@ set -eu
 cd "$(dirname "$0")/.."
 
 bin=${CARGO_TARGET_DIR:-target}/debug
-"$bin/examples/demo_upstream" 127.0.0.1:9001 &
+"$bin/examples/demo_upstream" 127.0.0.1:9001 examples/browser &
 upstream=$!
 "$bin/portcullis" run --config conf/portcullis.yaml &
 gateway=$!
@@ -24,7 +24,8 @@ done
 
 cat <<'LINES'
 
-Portcullis is up: http://127.0.0.1:8080, metrics on http://127.0.0.1:9090/metrics. In another terminal:
+Portcullis is up: http://127.0.0.1:8080, metrics on http://127.0.0.1:9090/metrics.
+A page to log in with: http://127.0.0.1:8080/app/. Or, in another terminal:
 
   curl -s http://127.0.0.1:8080/hello
   curl -si http://127.0.0.1:8080/orders

@@ -1,21 +1,26 @@
 //! A small backend for `make run`: answers every request with the method, the path and the header fields
-//! it got, so that one sees what the gateway tells an upstream.
+//! it got, so that one sees what the gateway tells an upstream. With a folder it serves that one's files below
+//! `/app`: `demo_upstream ADDRESS [FOLDER]`.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 
 fn main() -> std::io::Result<()> {
-    let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:9001".to_owned());
+    let mut arguments = std::env::args().skip(1);
+    let address = arguments.next().unwrap_or_else(|| "127.0.0.1:9001".to_owned());
+    let folder = arguments.next();
     let listener = TcpListener::bind(&address)?;
     eprintln!("demo upstream on {address}");
     for stream in listener.incoming().flatten() {
-        std::thread::spawn(move || serve(&stream));
+        let folder = folder.clone();
+        std::thread::spawn(move || serve(&stream, folder.as_deref()));
     }
     Ok(())
 }
 
 /// Serves one connection until the gateway closes it.
-fn serve(mut stream: &TcpStream) -> std::io::Result<()> {
+fn serve(mut stream: &TcpStream, folder: Option<&str>) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream);
     loop {
         let mut line = String::new();
@@ -42,10 +47,12 @@ fn serve(mut stream: &TcpStream) -> std::io::Result<()> {
             }
         }
         reader.by_ref().take(length).read_to_end(&mut Vec::new())?;
-        let seen = serde_json::json!({ "method": method, "path": path, "headers": headers });
-        let body = format!("{seen:#}\n");
+        let (kind, body) = folder.and_then(|folder| file(folder, &path)).unwrap_or_else(|| {
+            let seen = serde_json::json!({ "method": method, "path": path, "headers": headers });
+            ("application/json", format!("{seen:#}\n"))
+        });
         let head = format!(
-            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{}\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n{}\r\n",
             body.len(),
             if chunked { "Connection: close\r\n" } else { "" }
         );
@@ -58,4 +65,20 @@ fn serve(mut stream: &TcpStream) -> std::io::Result<()> {
             return stream.shutdown(std::net::Shutdown::Write);
         }
     }
+}
+
+/// A file of the page with its type, and that nothing but the page's own files may run in it. Names lie directly
+/// in the folder.
+fn file(folder: &str, path: &str) -> Option<(&'static str, String)> {
+    let name = match path.strip_prefix("/app")? {
+        "" | "/" => "index.html",
+        rest => rest.strip_prefix('/').filter(|name| !name.contains('/'))?,
+    };
+    let kind = match name.rsplit_once('.')?.1 {
+        "html" => "text/html; charset=utf-8\r\nContent-Security-Policy: default-src 'self'; img-src data:",
+        "js" => "text/javascript; charset=utf-8",
+        "css" => "text/css; charset=utf-8",
+        _ => return None,
+    };
+    Some((kind, std::fs::read_to_string(Path::new(folder).join(name)).ok()?))
 }

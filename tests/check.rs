@@ -59,7 +59,7 @@ fn check_warns_of_what_is_risky_and_exits_with_0() {
 fn check_of_the_example_says_one_line() {
     let output = portcullis(&["check", "--config", "conf/portcullis.yaml"], b"");
     assert_eq!(output.status.code(), Some(0));
-    let summary = "conf/portcullis.yaml: valid: 1 listener, 3 routes, 1 upstream, 1 issuer; 0 warnings\n";
+    let summary = "conf/portcullis.yaml: valid: 1 listener, 4 routes, 1 upstream, 1 issuer; 0 warnings\n";
     assert_eq!((text(&output.stdout), text(&output.stderr)), (summary, ""));
 }
 

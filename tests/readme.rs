@@ -1,23 +1,10 @@
 //! The README tells the truth: its lines, run as printed, print what it says.
 
-use crate::support::client::get;
+use crate::support::demo::Demo;
 use crate::support::folder::Folder;
-use crate::support::ports::free_port;
-use crate::support::wait::eventually;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
-
-/// A child process that ends with the test.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
+use std::process::Command;
 
 /// A line of a `console` block and what it prints, `…` standing for anything.
 struct Step {
@@ -64,39 +51,12 @@ fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The demo backend, which cargo builds beside the gateway.
-fn demo_upstream() -> PathBuf {
-    let path = Path::new(env!("CARGO_BIN_EXE_portcullis")).with_file_name("examples").join("demo_upstream");
-    assert!(path.exists(), "{} is missing: run `cargo build --example demo_upstream`", path.display());
-    path
-}
-
 #[test]
 fn the_walk_through_of_the_readme_prints_what_it_says() {
-    let folder = Folder::new();
-    let ports = [("8080", free_port()), ("9090", free_port()), ("9001", free_port())];
-    let moved = |text: String| {
-        ports.iter().fold(text, |text, (from, to)| {
-            text.replace(&format!("127.0.0.1:{from}"), &format!("127.0.0.1:{to}"))
-        })
-    };
-    let read = |name: &str| moved(fs::read_to_string(root().join(name)).unwrap());
-    let config = folder.write("portcullis.yaml", read("conf/portcullis.yaml"));
-    folder.write("users.yaml", read("conf/users.yaml"));
-    let backend = format!("127.0.0.1:{}", ports[2].1);
-    let quiet = |command: &mut Command| {
-        Running(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the process starts"))
-    };
-    let _backend = quiet(Command::new(demo_upstream()).arg(&backend));
-    let _gateway =
-        quiet(Command::new(env!("CARGO_BIN_EXE_portcullis")).args(["run", "--config", config.as_str()]));
-    let admin = format!("127.0.0.1:{}", ports[1].1);
-    let ready = || get("/readyz").try_send(&admin).is_ok_and(|response| response.status == 200);
-    assert!(eventually(Duration::from_secs(20), ready), "the demo gateway is not ready");
-
-    let steps = steps(&read("README.md"));
+    let demo = Demo::start();
+    let steps = steps(&demo.moved(fs::read_to_string(root().join("README.md")).unwrap()));
     assert!(steps.len() > 10, "the README has its walk-through");
-    run(&steps, &folder);
+    run(&steps, demo.folder());
 }
 
 /// Runs every line in one shell, so that variables of one are used by the next, and looks at what each prints.

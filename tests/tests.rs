@@ -16,6 +16,7 @@ mod agreement;
 mod assertions;
 mod attacks;
 mod battery;
+mod browser;
 mod check;
 mod commands;
 mod cookies_and_csrf;

@@ -1,8 +1,10 @@
 //! What the tests stand on: the real gateway as a child process, raw clients, and its neighbours.
 
 pub(crate) mod balancer;
+pub(crate) mod browser;
 pub(crate) mod client;
 pub(crate) mod config;
+pub(crate) mod demo;
 pub(crate) mod folder;
 pub(crate) mod frames;
 pub(crate) mod gateway;
