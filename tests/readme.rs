@@ -1,82 +1,57 @@
 //! The README tells the truth: its lines, run as printed, print what it says.
 
-use crate::support::demo::Demo;
+use crate::support::client::get;
+use crate::support::document::{fits, read, run, steps};
 use crate::support::folder::Folder;
-use std::fs;
+use crate::support::ports::free_port;
+use crate::support::wait::eventually;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
-/// A line of a `console` block and what it prints, `…` standing for anything.
-struct Step {
-    command: String,
-    prints: String,
-}
+/// A child process that ends with the test.
+struct Running(Child);
 
-fn steps(text: &str) -> Vec<Step> {
-    let mut steps: Vec<Step> = Vec::new();
-    let mut inside = false;
-    for line in text.lines() {
-        match (line.strip_prefix("```"), inside) {
-            (Some(kind), false) => inside = kind == "console",
-            (Some(_), true) => inside = false,
-            (None, true) => {
-                if let Some(command) = line.strip_prefix("$ ") {
-                    steps.push(Step { command: command.to_owned(), prints: String::new() });
-                } else {
-                    let step = steps.last_mut().expect("a command before its output");
-                    step.prints += line;
-                    step.prints.push('\n');
-                }
-            }
-            (None, false) => {}
-        }
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
-    steps
 }
 
-/// Whether `text` is `pattern` with each `…` replaced by something.
-fn fits(pattern: &str, text: &str) -> bool {
-    let mut parts = pattern.split('…');
-    let Some(mut rest) = text.strip_prefix(parts.next().unwrap_or_default()) else { return false };
-    let parts: Vec<_> = parts.collect();
-    let Some((last, middle)) = parts.split_last() else { return rest.is_empty() };
-    for part in middle {
-        let Some(at) = rest.find(part) else { return false };
-        rest = &rest[at + part.len()..];
-    }
-    rest.ends_with(last)
-}
-
-fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+/// The demo backend, which cargo builds beside the gateway.
+fn demo_upstream() -> PathBuf {
+    let path = Path::new(env!("CARGO_BIN_EXE_portcullis")).with_file_name("examples").join("demo_upstream");
+    assert!(path.exists(), "{} is missing: run `cargo build --example demo_upstream`", path.display());
+    path
 }
 
 #[test]
 fn the_walk_through_of_the_readme_prints_what_it_says() {
-    let demo = Demo::start();
-    let steps = steps(&demo.moved(fs::read_to_string(root().join("README.md")).unwrap()));
-    assert!(steps.len() > 10, "the README has its walk-through");
-    run(&steps, demo.folder());
-}
+    let folder = Folder::new();
+    let ports = [("8080", free_port()), ("9090", free_port()), ("9001", free_port())];
+    let moved = |text: String| {
+        ports.iter().fold(text, |text, (from, to)| {
+            text.replace(&format!("127.0.0.1:{from}"), &format!("127.0.0.1:{to}"))
+        })
+    };
+    let read = |name: &str| moved(read(name));
+    let config = folder.write("portcullis.yaml", read("conf/portcullis.yaml"));
+    folder.write("users.yaml", read("conf/users.yaml"));
+    let backend = format!("127.0.0.1:{}", ports[2].1);
+    let quiet = |command: &mut Command| {
+        Running(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the process starts"))
+    };
+    let _backend = quiet(Command::new(demo_upstream()).arg(&backend));
+    let _gateway =
+        quiet(Command::new(env!("CARGO_BIN_EXE_portcullis")).args(["run", "--config", config.as_str()]));
+    let admin = format!("127.0.0.1:{}", ports[1].1);
+    let ready = || get("/readyz").try_send(&admin).is_ok_and(|response| response.status == 200);
+    assert!(eventually(Duration::from_secs(20), ready), "the demo gateway is not ready");
 
-/// Runs every line in one shell, so that variables of one are used by the next, and looks at what each prints.
-#[track_caller]
-fn run(steps: &[Step], folder: &Folder) {
-    let binaries = Path::new(env!("CARGO_BIN_EXE_portcullis")).parent().unwrap().display().to_string();
-    let lines: String = steps
-        .iter()
-        .enumerate()
-        .map(|(n, step)| format!("{{ {}\n}} > out.{n} 2>&1\n", step.command))
-        .collect();
-    let script = folder.write("walk.sh", format!("PATH=\"{binaries}:$PATH\"\n{lines}"));
-    let status = Command::new("sh").arg(&script).current_dir(folder.path()).status().unwrap();
-    assert!(status.success(), "the shell ended with {status}");
-    for (n, step) in steps.iter().enumerate() {
-        let printed = folder.read(&format!("out.{n}"));
-        // Terminals show a missing line end as none; so does the README.
-        let (printed, expected) = (printed.trim_end_matches('\n'), step.prints.trim_end_matches('\n'));
-        assert!(fits(expected, printed), "$ {}\nprints:\n{printed}\nand not:\n{expected}", step.command);
-    }
+    let steps = steps(&read("README.md"));
+    assert!(steps.len() > 10, "the README has its walk-through");
+    run(&steps, folder.path());
 }
 
 /// The files that a document shows: blocks that begin with `# NAME.yaml`.
@@ -91,7 +66,6 @@ fn shown_files(text: &str) -> Vec<(String, String)> {
 
 #[test]
 fn the_lines_of_the_documents_about_the_commands_print_what_they_say() {
-    let read = |name: &str| fs::read_to_string(root().join(name)).unwrap();
     for (document, least) in [("docs/commands.md", 8), ("docs/signing-keys.md", 3)] {
         let folder = Folder::new();
         folder.write("portcullis.yaml", read("conf/portcullis.yaml"));
@@ -102,7 +76,7 @@ fn the_lines_of_the_documents_about_the_commands_print_what_they_say() {
         }
         let steps = steps(&text);
         assert!(steps.len() >= least, "{document} has its lines");
-        run(&steps, &folder);
+        run(&steps, folder.path());
     }
 }
 

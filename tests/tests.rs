@@ -49,6 +49,7 @@ mod proxy_protocol;
 mod rate_limits;
 mod readme;
 mod real_clients;
+mod recipes;
 mod reload;
 mod secret_rotation;
 mod sessions;

@@ -3,6 +3,7 @@
 use super::folder::Folder;
 use super::http_server::HttpServer;
 use super::keys::Key;
+use super::recipe;
 use super::upstream::Upstream;
 use argon2::{Algorithm, Argon2, Params, Version};
 use base64::Engine as _;
@@ -25,6 +26,8 @@ fn put(entries: &mut Entries, key: &str, value: String) {
 /// A configuration to be rendered; all values are YAML in flow style.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
+    /// In place of all that follows, but for the files and the environment.
+    written: Option<String>,
     listeners: Vec<String>,
     server: Entries,
     admin: Entries,
@@ -43,6 +46,7 @@ impl Config {
     /// One plain listener, no upstream, no route.
     pub(crate) fn new() -> Self {
         let mut config = Self {
+            written: None,
             listeners: vec![String::new()],
             server: Vec::new(),
             admin: Vec::new(),
@@ -56,6 +60,14 @@ impl Config {
         };
         config = config.server("threads", "2").set("log", "{ format: json, level: info, access: true }");
         config
+    }
+
+    /// Written by hand, with one listener and an admin listener at the addresses of recipes.
+    pub(crate) fn written(text: String) -> Self {
+        for address in [recipe::LISTENER, recipe::ADMIN] {
+            assert!(text.contains(address), "{address} is not in the configuration");
+        }
+        Self { written: Some(text), ..Self::new() }
     }
 
     /// With an upstream called `app`.
@@ -154,6 +166,10 @@ impl Config {
     /// The YAML text; the last port is the admin listener's.
     pub(crate) fn render(&self, ports: &[u16]) -> String {
         let (admin, listeners) = ports.split_last().expect("an admin port");
+        if let Some(text) = &self.written {
+            let at = |port: &u16| format!("127.0.0.1:{port}");
+            return text.replace(recipe::LISTENER, &at(&listeners[0])).replace(recipe::ADMIN, &at(admin));
+        }
         let mut out = String::from("server:\n  listeners:\n");
         for (port, more) in listeners.iter().zip(&self.listeners) {
             let _ = writeln!(out, "    - {{ address: 127.0.0.1:{port}{more} }}");

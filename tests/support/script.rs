@@ -24,11 +24,15 @@ pub(crate) struct Script {
 impl Script {
     /// Starts a script from `tests/clients`.
     pub(crate) fn start(name: &str, arguments: &[&str]) -> Self {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(name);
+        Self::start_at(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(name), arguments)
+    }
+
+    /// Starts a script from elsewhere in the tree.
+    pub(crate) fn start_at(script: &Path, arguments: &[&str]) -> Self {
         let mut python = Command::new(PYTHON);
         // Nothing is left beside the scripts, and no proxy of this machine's user is asked.
         python.arg("-B").arg(script).args(arguments).env_remove("http_proxy").env_remove("https_proxy");
-        Self::run(name, python)
+        Self::run(&script.display().to_string(), python)
     }
 
     fn run(name: &str, mut command: Command) -> Self {
