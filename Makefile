@@ -22,7 +22,8 @@ PYTHON := /usr/lib/python3/dist-packages
 test-tools: build-tools
 	@sh .ci/packages redis-server=redis-server prometheus=prometheus nginx=nginx curl=curl pgrep=procps \
 		/usr/bin/python3=python3 $(PYTHON)/websockets=python3-websockets $(PYTHON)/grpc=python3-grpcio \
-		/usr/bin/jsonschema=python3-jsonschema chromium=chromium chromedriver=chromium-driver
+		/usr/bin/jsonschema=python3-jsonschema chromium=chromium chromedriver=chromium-driver \
+		$(PYTHON)/yaml=python3-yaml systemd-analyze=systemd openssl=openssl
 
 run: build-tools
 	@sh .ci/packages curl=curl

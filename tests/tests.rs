@@ -22,6 +22,7 @@ mod commands;
 mod cookies_and_csrf;
 mod cors;
 mod crowds;
+mod deployments;
 mod directories;
 mod dns;
 mod edges;

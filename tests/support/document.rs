@@ -47,23 +47,26 @@ pub(crate) fn blocks(document: &str) -> Vec<Block> {
     blocks
 }
 
-/// A line of a `console` block and what it prints, `…` standing for anything.
+/// A line of a `console` block and what it prints, `…` standing for anything; or a whole `sh` block, which has to
+/// end well and may print what it likes.
 pub(crate) struct Step {
     pub(crate) command: String,
-    prints: String,
+    prints: Option<String>,
 }
 
-/// The lines of all `console` blocks.
+/// What the `console` and `sh` blocks run.
 pub(crate) fn steps(document: &str) -> Vec<Step> {
     let mut steps: Vec<Step> = Vec::new();
-    for block in blocks(document).iter().filter(|block| block.kind == "console") {
-        for line in block.text.lines() {
+    for block in blocks(document) {
+        if block.kind == "sh" {
+            steps.push(Step { command: block.text.clone(), prints: None });
+        }
+        for line in block.text.lines().filter(|_| block.kind == "console") {
             if let Some(command) = line.strip_prefix("$ ") {
-                steps.push(Step { command: command.to_owned(), prints: String::new() });
+                steps.push(Step { command: command.to_owned(), prints: Some(String::new()) });
             } else {
-                let step = steps.last_mut().expect("a command before its output");
-                step.prints += line;
-                step.prints.push('\n');
+                let prints = steps.last_mut().and_then(|step| step.prints.as_mut());
+                *prints.expect("a command before its output") += &format!("{line}\n");
             }
         }
     }
@@ -90,19 +93,24 @@ pub(crate) fn run(steps: &[Step], folder: &Path) {
     let binaries = Path::new(env!("CARGO_BIN_EXE_portcullis")).parent().unwrap().display().to_string();
     let said = folder.join("walk");
     fs::create_dir_all(&said).unwrap();
-    let lines: String = steps
-        .iter()
-        .enumerate()
-        .map(|(n, step)| format!("{{ {}\n}} > walk/{n} 2>&1\n", step.command))
-        .collect();
+    let line = |(n, step): (usize, &Step)| match step.prints {
+        Some(_) => format!("{{ {}\n}} > walk/{n} 2>&1\n", step.command),
+        None => format!("( set -e\n{}\n) > walk/{n} 2>&1 || exit\n", step.command),
+    };
+    let lines: String = steps.iter().enumerate().map(line).collect();
     fs::write(said.join("walk.sh"), format!("PATH=\"{binaries}:$PATH\"\n{lines}")).unwrap();
     let mut shell = Command::new("timeout");
     let status = shell.args([PATIENCE, "sh", "walk/walk.sh"]).current_dir(folder).status().unwrap();
     for (n, step) in steps.iter().enumerate() {
         let printed = fs::read_to_string(said.join(n.to_string())).unwrap_or_default();
         // Terminals show a missing line end as none; so do the documents.
-        let (printed, expected) = (printed.trim_end_matches('\n'), step.prints.trim_end_matches('\n'));
-        assert!(fits(expected, printed), "$ {}\nprints:\n{printed}\nand not:\n{expected}", step.command);
+        let (printed, command) = (printed.trim_end_matches('\n'), &step.command);
+        let Some(expected) = &step.prints else {
+            println!("{command}{printed}");
+            continue;
+        };
+        let expected = expected.trim_end_matches('\n');
+        assert!(fits(expected, printed), "$ {command}\nprints:\n{printed}\nand not:\n{expected}");
     }
     assert!(status.success(), "the shell ended with {status}");
 }

@@ -2,6 +2,7 @@
 
 use super::config::Config;
 use super::document::{self, Step, read, root};
+use super::folder::Folder;
 use super::gateway::Gateway;
 use std::cell::RefCell;
 use std::fs;
@@ -75,6 +76,17 @@ impl Recipe {
             assert!(used, "{from} is nowhere in the recipe");
         }
         config
+    }
+
+    /// A copy of all its files, with everything in its place.
+    #[track_caller]
+    pub(crate) fn copy(&self) -> Folder {
+        let folder = Folder::new();
+        for entry in fs::read_dir(&self.folder).expect("the recipe's folder") {
+            let name = entry.expect("an entry").file_name().into_string().expect("a name");
+            folder.write(&name, self.text(&name));
+        }
+        folder
     }
 
     /// The lines of its README, for this gateway.

@@ -34,14 +34,22 @@ impl Redis {
 
     /// A sentinel that watches `primary` under the name `mymaster`.
     pub(crate) fn sentinel_of(primary: &Self) -> Self {
-        Self::prepared(|folder| {
-            let text = format!(
+        Self::configured(
+            &format!(
                 "sentinel monitor mymaster 127.0.0.1 {} 1\n\
                  sentinel down-after-milliseconds mymaster 1000\n\
                  sentinel failover-timeout mymaster 3000\n",
                 primary.port
-            );
-            vec![folder.write("sentinel.conf", text), "--sentinel".to_owned()]
+            ),
+            &["--sentinel"],
+        )
+    }
+
+    /// With a configuration file of its own, and what else stands on the command line.
+    pub(crate) fn configured(text: &str, arguments: &[&str]) -> Self {
+        Self::prepared(|folder| {
+            let file = folder.write("redis.conf", text);
+            [file.as_str()].iter().chain(arguments).map(ToString::to_string).collect()
         })
     }
 

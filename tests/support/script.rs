@@ -1,6 +1,7 @@
 //! Programs of others as neighbours of the gateway: scripts for Debian's Python and its packages, and curl.
 
-use std::io::{BufRead as _, BufReader, Read as _};
+use serde_json::Value;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -96,6 +97,20 @@ impl Drop for Script {
             eprintln!("--- standard error of {complaint}");
         }
     }
+}
+
+/// The documents of a YAML file, as another reader has them.
+#[track_caller]
+pub(crate) fn yaml(text: &str) -> Vec<Value> {
+    let read = "import json, sys, yaml; json.dump(list(yaml.safe_load_all(sys.stdin)), sys.stdout)";
+    let mut python = Command::new(PYTHON);
+    python.args(["-c", read]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = python.spawn().unwrap_or_else(|why| panic!("{PYTHON}: {why}"));
+    child.stdin.take().expect("a pipe").write_all(text.as_bytes()).expect("its input");
+    let output = child.wait_with_output().expect("its end");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "no YAML, or no python3-yaml (`make test-tools`): {said}");
+    serde_json::from_slice(&output.stdout).expect("JSON")
 }
 
 /// Runs curl to its end, past any proxy of this machine's user; what it wrote on standard output.
