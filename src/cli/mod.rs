@@ -59,8 +59,8 @@ pub enum Command {
     /// List our signing keys, or make the next one
     #[command(subcommand)]
     Keys(keys::Action),
-    /// Print the JSON Schema of the configuration, for editors
-    Schema,
+    /// Print the JSON Schema of the configuration for editors, or the reference of its keys for people
+    Schema(schema::Arguments),
     /// Read a password on standard input and print its hash for the users file
     HashPassword,
 }
@@ -74,7 +74,7 @@ pub fn main() -> ExitCode {
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
         Command::Keys(action) => keys::run(&action),
-        Command::Schema => schema::run(),
+        Command::Schema(arguments) => schema::run(&arguments),
         Command::HashPassword => hash_password::run(),
     }
 }

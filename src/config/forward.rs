@@ -66,6 +66,7 @@ fn assertion(value: &Value<'_>, default: Option<&AssertionRule>, known: &mut Kno
         value.error("there is no key to sign it with", mend);
     }
     let fields = value.fields(&["header", "lifetime"], &[])?;
+    fields.told_default("header", || ASSERTION.to_owned());
     let header = match fields.get("header") {
         Some(value) => value
             .parsed("a header name", MEND_NAME, |text| text.parse::<FieldName>().ok())

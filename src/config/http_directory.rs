@@ -29,6 +29,10 @@ pub(super) fn http(value: &Value<'_>) -> Option<HttpSettings> {
         value.warning("gives the backend no time at all", "write a duration such as 3s");
     }
     let format = fields.word("format", &[("json", Format::Json), ("form", Format::Form)], Format::Json);
+    fields.told_default("fields", || r#"{ username: "{username}", password: "{password}" }"#.to_owned());
+    fields.told_default("refused", || "[401, 403]".to_owned());
+    fields.told_default("subject", || "sub".to_owned());
+    fields.told_default("claims", || "{}".to_owned());
     let subject = fields.get("subject").map_or_else(|| ClaimPath::parse("sub"), |value| claim_path(&value));
     let template = template(&fields);
     let refused = refused(&fields);

@@ -388,15 +388,25 @@ impl<'a> Fields<'a> {
         self.scope.report.warning(self.mark, &self.path, what, mend);
     }
 
+    /// Tells what holds without a key.
+    pub(super) fn told_default(&self, key: &str, default: impl FnOnce() -> String) {
+        if let Some(trace) = self.scope.trace {
+            trace.note(self.node, Ask::Default(key.to_owned(), default()));
+        }
+    }
+
     pub(super) fn boolean(&self, key: &str, default: bool) -> bool {
+        self.told_default(key, || default.to_string());
         self.get(key).and_then(|value| value.boolean()).unwrap_or(default)
     }
 
     pub(super) fn duration(&self, key: &str, default: Duration) -> Duration {
+        self.told_default(key, || units::told(default));
         self.get(key).and_then(|value| value.duration()).unwrap_or(default)
     }
 
     pub(super) fn number(&self, key: &str, default: usize, min: usize, max: usize) -> usize {
+        self.told_default(key, || default.to_string());
         self.get(key).and_then(|value| value.number(min, max)).unwrap_or(default)
     }
 
@@ -404,7 +414,10 @@ impl<'a> Fields<'a> {
         self.get(key).and_then(|value| value.header_size()).unwrap_or(default)
     }
 
-    pub(super) fn word<T: Copy>(&self, key: &str, words: &[(&str, T)], default: T) -> T {
+    pub(super) fn word<T: Copy + PartialEq>(&self, key: &str, words: &[(&str, T)], default: T) -> T {
+        if let Some((word, _)) = words.iter().find(|(_, value)| *value == default) {
+            self.told_default(key, || (*word).to_owned());
+        }
         self.get(key).and_then(|value| value.word(words)).unwrap_or(default)
     }
 }

@@ -2,14 +2,12 @@
 //! what it asks of each value. What the reader changes, the schema changes with it.
 
 use super::finding::Report;
+use super::told::{self, REFERENCE, Told};
 use super::trace::{Ask, Trace};
 use super::yaml::{self, Entry, Kind, Node};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
-
-/// Every key with a sentence about it.
-const REFERENCE: &str = include_str!("../../conf/reference.yaml");
 
 /// What the reference shows only in a comment: the other forms of a value, and keys without a default. What these
 /// name need not be there.
@@ -41,13 +39,21 @@ const FORMS: &[&str] = &[
      timeouts: { connect: 1s, read: 1s, write: 1s, idle: 1s } }, { name: b, match: { path: /b }, auth: public }]",
 ];
 
-/// The schema.
-pub fn schema() -> Value {
+/// What a configuration may hold, with what the reference tells of it.
+pub(super) fn shape() -> Shape {
     let mut shape = shape_of(REFERENCE);
     for form in FORMS {
         shape = shape.merged(shape_of(form));
     }
-    let mut schema = shape.schema();
+    if let Some(told) = Told::read(REFERENCE) {
+        shape.hear(&told.root, 0, &told);
+    }
+    shape
+}
+
+/// The schema.
+pub fn schema() -> Value {
+    let mut schema = shape().schema();
     let about = json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "The configuration of Portcullis",
@@ -71,45 +77,39 @@ fn shape_of(text: &str) -> Shape {
     let Some(root) = yaml::parse(text, &report) else { return Shape::default() };
     // What is wrong with a document is not looked at: it names files that are not there.
     let _ = super::compile(Path::new(""), &root, &|_| None, &report, Some(&trace));
-    let comments: Vec<Option<&str>> = text.lines().map(comment).collect();
-    Shape::of(&root, &trace, &comments)
-}
-
-/// The sentence at the end of a line.
-fn comment(line: &str) -> Option<&str> {
-    let (before, after) = line.split_once(" # ")?;
-    (!before.trim().is_empty()).then_some(after.trim())
+    Shape::of(&root, &trace)
 }
 
 /// What may stand in a place.
 #[derive(Debug, Default, Clone)]
-struct Shape {
-    about: Option<String>,
-    object: Option<Object>,
+pub(super) struct Shape {
+    /// The sentence of the reference about it.
+    pub(super) about: Option<String>,
+    /// The value that the reference has for it, and does not only show in a comment.
+    pub(super) value: Option<String>,
+    pub(super) object: Option<Object>,
     /// What may stand under a name of the user's choice.
-    named: Option<Box<Shape>>,
+    pub(super) named: Option<Box<Shape>>,
     /// What may stand in a list.
-    list: Option<Box<Shape>>,
-    scalars: Vec<Ask>,
+    pub(super) list: Option<Box<Shape>>,
+    pub(super) scalars: Vec<Ask>,
 }
 
 #[derive(Debug, Default, Clone)]
-struct Object {
-    known: Vec<&'static str>,
-    required: Vec<String>,
-    one_of: Vec<Vec<String>>,
-    members: BTreeMap<String, Shape>,
+pub(super) struct Object {
+    pub(super) known: Vec<&'static str>,
+    pub(super) required: Vec<String>,
+    pub(super) one_of: Vec<Vec<String>>,
+    /// What holds without a key, as the reader has it.
+    pub(super) defaults: BTreeMap<String, String>,
+    pub(super) members: BTreeMap<String, Shape>,
 }
 
 impl Shape {
-    fn of(node: &Node, trace: &Trace, comments: &[Option<&str>]) -> Self {
+    fn of(node: &Node, trace: &Trace) -> Self {
         let mut shape = Self::default();
         let entries: &[Entry] = if let Kind::Mapping(entries) = &node.kind { entries } else { &[] };
-        let below = |entry: &Entry| {
-            let about = entry.mark.line.checked_sub(1).and_then(|at| comments.get(at).copied().flatten());
-            let below = Self::of(&entry.value, trace, comments);
-            Self { about: about.map(ToOwned::to_owned), ..below }
-        };
+        let below = |entry: &Entry| Self::of(&entry.value, trace);
         for ask in trace.of(node) {
             match ask {
                 Ask::Fields(known) => {
@@ -120,13 +120,16 @@ impl Shape {
                 }
                 Ask::Required(key) => shape.object.get_or_insert_default().required.push(key),
                 Ask::OneOf(keys) => shape.object.get_or_insert_default().one_of.push(keys),
+                Ask::Default(key, text) => {
+                    shape.object.get_or_insert_default().defaults.insert(key, text);
+                }
                 Ask::Named => {
-                    let all = entries.iter().map(below).reduce(Self::merged).unwrap_or_default();
-                    shape.named = Some(Box::new(Self { about: None, ..all }));
+                    let all = entries.iter().map(below).reduce(Self::merged);
+                    shape.named = Some(Box::new(all.unwrap_or_default()));
                 }
                 Ask::List => {
                     let nodes: &[Node] = if let Kind::Sequence(nodes) = &node.kind { nodes } else { &[] };
-                    let all = nodes.iter().map(|node| Self::of(node, trace, comments)).reduce(Self::merged);
+                    let all = nodes.iter().map(|node| Self::of(node, trace)).reduce(Self::merged);
                     shape.list = Some(Box::new(all.unwrap_or_default()));
                 }
                 scalar => shape.scalars.push(scalar),
@@ -135,7 +138,35 @@ impl Shape {
         shape
     }
 
-    /// What may stand where either may. The first sentence about it stays.
+    /// Takes along what the reference tells of it and of everything in it; its key stands on `line`.
+    fn hear(&mut self, node: &Node, line: usize, told: &Told) {
+        match &node.kind {
+            Kind::Sequence(nodes) => {
+                if let Some(list) = &mut self.list {
+                    for node in nodes {
+                        list.hear(node, line, told);
+                    }
+                }
+            }
+            Kind::Mapping(entries) => {
+                for entry in entries {
+                    let member = self.object.as_mut().and_then(|object| object.members.get_mut(&entry.key));
+                    if let Some(member) = member {
+                        // A line tells of the first key on it.
+                        let about = told.about(entry).filter(|_| entry.mark.line != line);
+                        member.about = about.map(ToOwned::to_owned);
+                        member.value = told::shown(&entry.value).filter(|_| !told.is_commented(entry));
+                        member.hear(&entry.value, entry.mark.line, told);
+                    } else if let Some(named) = &mut self.named {
+                        named.hear(&entry.value, entry.mark.line, told);
+                    }
+                }
+            }
+            Kind::Null | Kind::Scalar(_) | Kind::Broken => {}
+        }
+    }
+
+    /// What may stand where either may.
     fn merged(self, other: Self) -> Self {
         let either = |one: Option<Box<Self>>, other: Option<Box<Self>>| match (one, other) {
             (Some(one), Some(other)) => Some(Box::new(one.merged(*other))),
@@ -152,7 +183,8 @@ impl Shape {
             }
         }
         Self {
-            about: self.about.or(other.about),
+            about: None,
+            value: None,
             object,
             named: either(self.named, other.named),
             list: either(self.list, other.list),
@@ -193,6 +225,7 @@ impl Object {
             let before = self.members.remove(&key).unwrap_or_default();
             self.members.insert(key, before.merged(shape));
         }
+        self.defaults.extend(other.defaults);
         for keys in other.one_of {
             if !self.one_of.contains(&keys) {
                 self.one_of.push(keys);
@@ -235,7 +268,9 @@ fn scalar(ask: &Ask) -> Option<Value> {
             json!({ "type": ["string", "integer"], "pattern": "^(0|[0-9]+(B|KiB|MiB|GiB))$", "maximum": 0 })
         }
         Ask::Word(words) => json!({ "enum": words }),
-        Ask::Fields(_) | Ask::Required(_) | Ask::OneOf(_) | Ask::Named | Ask::List => return None,
+        Ask::Fields(_) | Ask::Required(_) | Ask::OneOf(_) | Ask::Default(..) | Ask::Named | Ask::List => {
+            return None;
+        }
     })
 }
 

@@ -13,6 +13,8 @@ pub(super) enum Ask {
     Required(String),
     /// A mapping has exactly one of these keys.
     OneOf(Vec<String>),
+    /// What holds when a mapping does not have this key.
+    Default(String, String),
     /// A mapping whose keys are of the user's choice.
     Named,
     List,

@@ -20,6 +20,15 @@ pub fn duration(text: &str) -> Option<Duration> {
     (duration <= MAX_DURATION).then_some(duration)
 }
 
+/// A duration as [`duration`] reads it, in the largest unit that tells it whole.
+pub(super) fn told(duration: Duration) -> String {
+    let millis = duration.as_millis();
+    let units = [(86_400_000_u128, "d"), (3_600_000, "h"), (60_000, "m"), (1000, "s")];
+    let whole = units.into_iter().find(|(length, _)| millis >= *length && millis.is_multiple_of(*length));
+    let (length, unit) = whole.unwrap_or((1, if millis == 0 { "s" } else { "ms" }));
+    format!("{}{unit}", millis / length)
+}
+
 /// `512B`, `64KiB`, `10MiB`, `1GiB`, or plain `0`, in bytes.
 pub(super) fn size(text: &str) -> Option<u64> {
     let (number, unit) = split(text)?;
