@@ -172,7 +172,8 @@ fn synopses(document: &str) -> Vec<String> {
 #[test]
 fn every_command_in_a_document_is_run_or_counted_as_not_run() {
     let (mut not_run, mut run) = (BTreeMap::new(), Vec::new());
-    for document in &documents() {
+    let documents = documents();
+    for document in &documents {
         let text = read(document);
         for block in blocks(&text) {
             let reason = block.kind.strip_prefix("sh not-run: ");
