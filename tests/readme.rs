@@ -1,65 +1,25 @@
 //! The README and the documents tell the truth: their lines, run as printed, print what they say, and whatever is not
 //! run is counted.
 
-use crate::support::client::get;
+use crate::support::demo::Demo;
 use crate::support::document::{blocks, fits, read, root, run, steps};
 use crate::support::folder::Folder;
 use crate::support::gateway::command;
-use crate::support::ports::free_port;
-use crate::support::wait::eventually;
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, SystemTime};
-
-/// A child process that ends with the test.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// The demo backend, which cargo builds beside the gateway.
-fn demo_upstream() -> PathBuf {
-    let path = Path::new(env!("CARGO_BIN_EXE_portcullis")).with_file_name("examples").join("demo_upstream");
-    assert!(path.exists(), "{} is missing: run `cargo build --example demo_upstream`", path.display());
-    path
-}
 
 #[test]
 fn the_walk_through_of_the_readme_prints_what_it_says() {
-    let folder = Folder::new();
-    let ports = [("8080", free_port()), ("9090", free_port()), ("9001", free_port())];
-    let moved = |text: String| {
-        ports.iter().fold(text, |text, (from, to)| {
-            text.replace(&format!("127.0.0.1:{from}"), &format!("127.0.0.1:{to}"))
-        })
-    };
-    let read = |name: &str| moved(read(name));
-    let config = folder.write("portcullis.yaml", read("conf/portcullis.yaml"));
-    folder.write("users.yaml", read("conf/users.yaml"));
     let begun = SystemTime::now();
-    let backend = format!("127.0.0.1:{}", ports[2].1);
-    let quiet = |command: &mut Command| {
-        Running(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the process starts"))
-    };
-    let _backend = quiet(Command::new(demo_upstream()).arg(&backend));
-    let _gateway =
-        quiet(Command::new(env!("CARGO_BIN_EXE_portcullis")).args(["run", "--config", config.as_str()]));
-    let admin = format!("127.0.0.1:{}", ports[1].1);
-    let ready = || get("/readyz").try_send(&admin).is_ok_and(|response| response.status == 200);
-    assert!(eventually(Duration::from_secs(20), ready), "the demo gateway is not ready");
-
-    let steps = steps(&read("README.md"));
+    let demo = Demo::start();
+    let steps = steps(&demo.moved(read("README.md")));
     assert!(steps.len() > 10, "the README has its walk-through");
-    run(&steps, folder.path());
+    run(&steps, demo.folder().path());
     // What a newcomer waits for beside the build, reading apart.
     let first = steps.iter().position(|step| step.command.contains("Authorization: Bearer")).unwrap();
-    let called = fs::metadata(folder.path().join(format!("walk/{first}"))).unwrap().modified().unwrap();
+    let called =
+        fs::metadata(demo.folder().path().join(format!("walk/{first}"))).unwrap().modified().unwrap();
     let took = called.duration_since(begun).unwrap();
     println!("from the start to the first request with a token: {} ms", took.as_millis());
     assert!(took < Duration::from_secs(120));
@@ -192,7 +152,7 @@ fn every_command_in_a_document_is_run_or_counted_as_not_run() {
                         block.text
                     );
                 }
-                ("yaml" | "nginx" | "ini", _) => {
+                ("yaml" | "nginx" | "ini" | "js", _) => {
                     let lines = block.text.lines();
                     assert!(!lines.into_iter().any(is_command), "{document}: {}", block.text);
                 }
