@@ -459,7 +459,9 @@ fn the_systemd_unit_is_sound_closed_and_agrees_with_its_configuration() {
             [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
         (output.status.success(), said)
     };
-    assert_eq!(analyze(&["verify", "--man=no"]), (true, String::new()));
+    // What it says of other units of this machine is not about this one.
+    let (sound, said) = analyze(&["verify", "--man=no", "--recursive-errors=no"]);
+    assert!(sound && !said.contains("portcullis.service"), "{said}");
     // Tenths of systemd's exposure level: 1.5 of 10.
     let (closed, said) = analyze(&["security", "--offline=yes", "--threshold=15", "--no-pager"]);
     println!("{}", said.lines().last().unwrap_or_default());

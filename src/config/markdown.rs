@@ -52,7 +52,7 @@ fn below(rows: &mut Vec<Row>, shape: &Shape, path: &str, inherited: Option<&str>
     if let Some(object) = &shape.object {
         for key in &object.known {
             let Some(member) = object.members.get(*key) else { continue };
-            let path = format!("{path}.{key}");
+            let path = if path.is_empty() { (*key).to_owned() } else { format!("{path}.{key}") };
             push(rows, object, key, &path, inherited);
             let elsewhere = member.about.as_deref().and_then(|about| split(about).0);
             below(rows, member, &path, elsewhere.or(inherited));
@@ -155,7 +155,7 @@ mod tests {
     }
 
     fn row(path: &str) -> Row {
-        rows().into_iter().find(|row| row.path == format!(".{path}")).unwrap_or_else(|| panic!("no {path}"))
+        rows().into_iter().find(|row| row.path == path).unwrap_or_else(|| panic!("no {path}"))
     }
 
     #[test]
