@@ -219,6 +219,31 @@ fn the_reference_of_the_configuration_is_what_the_command_prints() {
 }
 
 #[test]
+fn the_fragments_of_configuration_in_the_documents_name_keys_and_words_that_there_are() {
+    const OURS: &[&str] =
+        &["server", "admin", "forward_auth", "log", "issuers", "sessions", "upstreams", "forward", "routes"];
+    let (folder, mut seen) = (Folder::new(), 0);
+    for document in documents() {
+        let fragments = blocks(&read(&document)).into_iter().filter(|block| block.kind == "yaml");
+        for fragment in fragments.map(|block| block.text) {
+            let first = fragment.lines().find(|line| !line.starts_with('#')).unwrap_or_default();
+            if !OURS.contains(&first.split(':').next().unwrap_or_default()) {
+                continue;
+            }
+            folder.write("fragment.yaml", &fragment);
+            let said = command(&folder, &["check", "--config", "fragment.yaml"], "").stderr;
+            // What a fragment leaves out, and files that are not there, are no fault of the document.
+            for wrong in ["unknown key", "is not one of", "expected ", "not supported yet", "not valid YAML"]
+            {
+                assert!(!said.contains(wrong), "{document}: {said}");
+            }
+            seen += 1;
+        }
+    }
+    assert!(seen > 5, "{seen} fragments");
+}
+
+#[test]
 fn what_is_meant_for_a_shell_is_recognised() {
     for line in ["$ ls", "curl -s http://x", "  make test", "portcullis check --config F"] {
         assert!(is_command(line), "{line}");
