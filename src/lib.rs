@@ -26,3 +26,4 @@ pub mod reply;
 pub mod secret;
 pub mod session;
 pub mod token;
+pub mod traces;

@@ -53,20 +53,6 @@ fn every_error_is_reported_at_once_with_file_line_column_path_and_mend() {
 }
 
 #[test]
-fn what_is_not_built_yet_is_refused_and_not_ignored() {
-    let exit = check(
-        "server: { listeners: [ { address: \"127.0.0.1:18080\" } ] }\n\
-         telemetry: { otlp: \"http://127.0.0.1:14317\" }\n\
-         upstreams: { app: { endpoints: [\"http://127.0.0.1:1\"] } }\n\
-         routes:\n  - { name: a, match: { path: /a }, upstream: app }\n",
-    );
-    assert_eq!(exit.code, Some(1), "{exit:?}");
-    let said = said(&exit);
-    let found = said.lines().any(|line| line.contains("telemetry") && line.contains("not supported yet"));
-    assert!(found, "telemetry is missing in\n{said}");
-}
-
-#[test]
 fn two_routes_for_the_same_request_are_an_error_that_names_both() {
     let upstream = Upstream::start();
     let tie = Config::to(&upstream)

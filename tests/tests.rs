@@ -61,6 +61,7 @@ mod stores;
 mod streams;
 mod throttle;
 mod tidy;
+mod traces;
 mod transfers;
 mod upstreams;
 mod verification;

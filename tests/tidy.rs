@@ -27,6 +27,7 @@ const LEAVES: &[&str] = &[
     "outbound",
     "metrics",
     "access_log",
+    "traces",
 ];
 const TOPS: &[&str] = &["app", "admin", "cli", "main", "lib"];
 
@@ -45,6 +46,9 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("bcrypt", &["directory/stored"]),
     ("scrypt", &["directory/stored"]),
     ("reqwest", &["outbound"]),
+    ("opentelemetry", &["traces"]),
+    ("opentelemetry_sdk", &["traces"]),
+    ("opentelemetry_otlp", &["traces"]),
     ("hickory_resolver", &["gateway/upstream/resolve"]),
 ];
 const MOST_LINES: usize = 400;

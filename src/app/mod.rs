@@ -32,6 +32,7 @@ use crate::metrics::{Metrics, MetricsError};
 use crate::outbound::{Client, OutboundError};
 use crate::panics::{Panicked, Place, contain, keep_up};
 use crate::token::verifier::IssuerError;
+use crate::traces::{Exporting, Traces, TracesError};
 use arc_swap::ArcSwap;
 use generation::Workshop;
 use handover::{Giver, HandoverError, Predecessor};
@@ -76,6 +77,9 @@ pub enum StartError {
     /// The metrics cannot be registered.
     #[error("metrics: {0}")]
     Metrics(#[from] MetricsError),
+    /// No collector can be reached this way.
+    #[error("telemetry.otlp: {0}")]
+    Traces(#[from] TracesError),
     /// Our own sessions cannot be served.
     #[error(transparent)]
     Sessions(#[from] sessions::SessionsError),
@@ -145,6 +149,7 @@ async fn serve(path: &Path, mut config: Config, upgrade: bool) -> Result<(), Sta
     let metrics = Metrics::new()?;
     count_panics(metrics.clone());
     let log = AccessLog::start(config.log.format == LogFormat::Json, config.log.access, metrics.clone())?;
+    let (traces, exporting) = Traces::start(config.otlp.as_deref())?;
     let predecessor = if upgrade { predecessor(&config).await? } else { None };
     let doors = Doors::bind(&config, predecessor.as_ref()).await?;
 
@@ -162,7 +167,7 @@ async fn serve(path: &Path, mut config: Config, upgrade: bool) -> Result<(), Sta
     let revoker = own.as_ref().and_then(|(endpoints, _)| revoker(&config, endpoints, &log, &metrics, &clock));
     let gateway = |own| {
         let (snapshot, clock, draining) = (Arc::clone(&snapshot), Arc::clone(&clock), Arc::clone(&draining));
-        Gateway::new(snapshot, own, metrics.clone(), log.clone(), clock, draining)
+        Gateway::new(snapshot, own, metrics.clone(), (log.clone(), traces.clone()), clock, draining)
     };
     let engine = Arc::new(engine::engine(gateway(own.clone()), &config.server, &config.upstreams)?);
     let judge = config
@@ -236,12 +241,18 @@ async fn serve(path: &Path, mut config: Config, upgrade: bool) -> Result<(), Sta
     };
     lifetime::wind_down(settings, linger, &mut signals, &draining, &stop_accepting, &connections, drop_idle)
         .await;
-    if let Some(sessions) = &sessions {
+    finish(sessions.as_ref(), exporting, &log).await;
+    Ok(())
+}
+
+/// Brings to an end what goes on beside the requests.
+async fn finish(sessions: Option<&Sessions>, exporting: Exporting, log: &AccessLog) {
+    if let Some(sessions) = sessions {
         sessions.finish().await;
     }
+    exporting.finish().await;
     log.flush();
     tracing::info!("stopped");
-    Ok(())
 }
 
 fn accept<A: ServerApp + Send + Sync + 'static>(accepting: &mut JoinSet<()>, work: Accepting<A>) {

@@ -67,6 +67,8 @@ pub struct Config {
     pub forward_auth: Option<ForwardAuthSettings>,
     /// What is logged, and how.
     pub log: LogSettings,
+    /// The collector that gets traces, as a URL; absent, nobody does.
+    pub otlp: Option<String>,
     /// Issuers beside our own; no two have one name or one `iss`, and none is called `gateway`.
     pub issuers: Vec<IssuerSettings>,
     /// Our own issuer and its endpoints, if they are served.
@@ -192,9 +194,19 @@ fn compile(
 }
 
 fn config(root: &Value<'_>) -> Option<Config> {
-    let known =
-        &["server", "admin", "forward_auth", "log", "issuers", "sessions", "upstreams", "forward", "routes"];
-    let fields = root.fields(known, &["telemetry"])?;
+    let known = &[
+        "server",
+        "admin",
+        "forward_auth",
+        "log",
+        "telemetry",
+        "issuers",
+        "sessions",
+        "upstreams",
+        "forward",
+        "routes",
+    ];
+    let fields = root.fields(known, &[])?;
     let names =
         |key: &str| -> Vec<&str> { fields.get(key).map(|value| value.keys().collect()).unwrap_or_default() };
     let server = server::server(fields.get("server").as_ref());
@@ -203,6 +215,7 @@ fn config(root: &Value<'_>) -> Option<Config> {
     let forward_auth =
         fields.get("forward_auth").and_then(|value| admin::forward_auth(&value, &server, admin.as_ref()));
     let log = server::log(fields.get("log").as_ref());
+    let otlp = fields.get("telemetry").and_then(|value| server::otlp(&value));
     let issuers = fields.get("issuers").map(|value| issuers::issuers(&value)).unwrap_or_default();
     let sessions = fields.get("sessions").and_then(|value| sessions::sessions(&value, &server, &issuers));
     let upstreams = fields.get("upstreams").map(|value| upstreams::upstreams(&value)).unwrap_or_default();
@@ -238,6 +251,7 @@ fn config(root: &Value<'_>) -> Option<Config> {
         admin,
         forward_auth,
         log,
+        otlp,
         issuers,
         sessions,
         upstreams,
@@ -251,7 +265,13 @@ fn config(root: &Value<'_>) -> Option<Config> {
 /// What a running gateway does not take over, whatever else it does.
 fn fixed(fields: &Fields<'_>) -> Fixed {
     let section = |name| (name, fields.get(name).map(|value| value.node.clone()));
-    Fixed(vec![section("admin"), section("forward_auth"), section("log"), section("sessions")])
+    Fixed(vec![
+        section("admin"),
+        section("forward_auth"),
+        section("log"),
+        section("telemetry"),
+        section("sessions"),
+    ])
 }
 
 #[cfg(test)]
@@ -281,6 +301,7 @@ mod tests {
             admin,
             forward_auth,
             log,
+            otlp,
             issuers,
             sessions,
             upstreams,
@@ -292,7 +313,7 @@ mod tests {
         let routes = routes.routes();
         let mut out =
             format!("{server:#?}\n{admin:#?}\n{forward_auth:#?}\n{log:#?}\n{issuers:#?}\n{sessions:#?}\n");
-        write!(out, "{upstreams:#?}\n{routes:#?}\n{protected:?}").unwrap();
+        write!(out, "{upstreams:#?}\n{routes:#?}\n{protected:?}\n{otlp:?}").unwrap();
         Ok(out)
     }
 
@@ -432,7 +453,7 @@ mod tests {
                 assert!(shown, "{} is not in the reference", member(&path, key));
             }
         }
-        let later = ["telemetry", "sql", "ldap"];
+        let later = ["sql", "ldap"];
         for key in later {
             let named =
                 |line: &&str| line.contains(&format!("# {key}:")) || line.contains(&format!("#   {key}:"));

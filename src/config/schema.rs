@@ -13,6 +13,7 @@ use std::path::Path;
 /// name need not be there.
 const FORMS: &[&str] = &[
     "forward_auth: { address: \"127.0.0.1:4\", proxy: nginx }",
+    "telemetry: { otlp: \"http://127.0.0.1:5\" }",
     "admin: { address: \"127.0.0.1:3\", token_file: f }",
     "server: { listeners: [{ address: \"127.0.0.1:1\", tls: { certificate: c, private_key: k } }, \
      { address: \"127.0.0.1:2\", tls: [{ certificate: c, private_key: k }] }], trusted_proxies: [10.0.0.0/8], \

@@ -2,6 +2,7 @@
 
 use super::pem;
 use super::reader::Value;
+use super::web;
 use crate::gateway::settings::{
     Limits, ListenerSettings, LogFormat, LogLevel, LogSettings, ServerSettings, ShutdownSettings, TlsFiles,
 };
@@ -191,6 +192,14 @@ pub(super) fn body_bytes(value: &Value<'_>, default: Option<u64>) -> Option<u64>
         value.warning("bodies of any size are let through", "set a limit, such as 10MiB");
     }
     (size > 0).then_some(size)
+}
+
+/// The collector of `telemetry`: a URL without a path, which gRPC has no use for.
+pub(super) fn otlp(value: &Value<'_>) -> Option<String> {
+    let fields = value.fields(&["otlp"], &[])?;
+    let value = fields.require("otlp", "add the URL of a collector, such as http://127.0.0.1:4317")?;
+    web::origin(&value)?;
+    value.text()
 }
 
 pub(super) fn log(value: Option<&Value<'_>>) -> LogSettings {

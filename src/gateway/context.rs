@@ -10,6 +10,7 @@ use crate::policy::Permit;
 use crate::policy::forward::Unforwardable;
 use crate::reason::Reason;
 use crate::token::claims::VerifiedClaims;
+use crate::traces::RequestSpan;
 use http::Method;
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr};
@@ -23,6 +24,8 @@ pub struct RequestContext {
     /// The configuration this request sees throughout.
     pub(super) snapshot: Arc<Snapshot>,
     pub(super) request_id: String,
+    /// Its place in a trace, if that is recorded.
+    pub(super) span: Option<RequestSpan>,
     pub(super) client: IpAddr,
     pub(super) https: bool,
     pub(super) host: String,
@@ -80,6 +83,7 @@ impl RequestContext {
             started: Instant::now(),
             snapshot,
             request_id: String::new(),
+            span: None,
             client: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             https: false,
             host: String::new(),

@@ -43,6 +43,7 @@ use crate::reason::Reason;
 use crate::session::id::SessionRef;
 use crate::session::revocation::{Confirmations, Revocations};
 use crate::session::store::SessionStore;
+use crate::traces::Traces;
 use arc_swap::ArcSwap;
 use pingora_proxy::Session;
 use report::Reporter;
@@ -102,7 +103,7 @@ impl Gateway {
         snapshot: Arc<ArcSwap<Snapshot>>,
         sessions: Option<(Arc<Endpoints>, OwnSessions)>,
         metrics: Metrics,
-        log: AccessLog,
+        (log, traces): (AccessLog, Traces),
         clock: Arc<dyn Clock>,
         draining: Arc<AtomicBool>,
     ) -> Self {
@@ -112,7 +113,7 @@ impl Gateway {
             own: endpoints.as_ref().map(|endpoints| endpoints.settings().clone()),
             endpoints,
             sessions,
-            reporter: Arc::new(Reporter::new(metrics, log, Arc::clone(&clock))),
+            reporter: Arc::new(Reporter::new(metrics, log, traces, Arc::clone(&clock))),
             clock,
             counters: Some(rate::Counters::new()),
             draining,
@@ -129,7 +130,7 @@ impl Gateway {
     ) -> Self {
         let log = AccessLog::nowhere(metrics.clone());
         let snapshot = Arc::new(ArcSwap::from_pointee(snapshot));
-        let gateway = Self::new(snapshot, None, metrics, log, clock, Arc::default());
+        let gateway = Self::new(snapshot, None, metrics, (log, Traces::default()), clock, Arc::default());
         Self { own, counters: None, ..gateway }
     }
 

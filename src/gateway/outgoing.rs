@@ -7,6 +7,7 @@ use super::headers::{self, Forwarded};
 use crate::endpoints::cookie::{CookieSettings, Stripped};
 use crate::policy::Permit;
 use crate::policy::forward::AuthorizationHeader;
+use crate::traces::{RequestSpan, TRACEPARENT, TRACESTATE};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use pingora_core::{Error, ErrorType, OrErr as _, Result};
@@ -47,10 +48,21 @@ pub(super) fn prepare(
     outgoing.insert_header("X-Forwarded-Proto", HeaderValue::from_static(forwarded.proto))?;
     outgoing.insert_header("X-Forwarded-Host", forwarded.host)?;
     outgoing.insert_header("X-Request-Id", ctx.request_id.as_str())?;
+    if let Some(span) = &ctx.span {
+        continue_trace(outgoing, span)?;
+    }
     if let Some(host) = served.upstream.host(target) {
         outgoing.insert_header(header::HOST, host)?;
     }
     set_identity(outgoing, permit)
+}
+
+/// The upstream's span belongs below the request's own. State is of the trace it came with.
+fn continue_trace(outgoing: &mut RequestHeader, span: &RequestSpan) -> Result<()> {
+    if span.is_root() {
+        outgoing.remove_header(TRACESTATE);
+    }
+    span.traceparent().map_or(Ok(()), |value| outgoing.insert_header(TRACEPARENT, value))
 }
 
 fn drop_client_fields(outgoing: &mut RequestHeader, drops: impl Fn(&str) -> bool) {

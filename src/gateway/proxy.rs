@@ -34,6 +34,7 @@ impl ProxyHttp for Gateway {
             switch.disarm();
         }
         ctx.untold.method = session.req_header().method.clone();
+        ctx.span = self.reporter.span(&session.req_header().headers);
         let limits = &ctx.snapshot.limits;
         session.set_read_timeout(Some(limits.body_timeout));
         // The connection itself minds a client that does not read, but knows nothing of streams.

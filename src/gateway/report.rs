@@ -10,7 +10,8 @@ use crate::endpoints::Endpoint;
 use crate::endpoints::event::Handled;
 use crate::metrics::{CLIENT_GONE, Metrics, RouteMetrics};
 use crate::reason::Reason;
-use http::{Method, StatusCode};
+use crate::traces::{RequestSpan, Told, Traces};
+use http::{HeaderMap, Method, StatusCode};
 use pingora_proxy::Session;
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,12 +57,18 @@ pub(super) struct Reporter {
     metrics: Metrics,
     endpoints: EndpointMetrics,
     log: AccessLog,
+    traces: Traces,
     clock: Arc<dyn Clock>,
 }
 
 impl Reporter {
-    pub(super) fn new(metrics: Metrics, log: AccessLog, clock: Arc<dyn Clock>) -> Self {
-        Self { endpoints: EndpointMetrics::new(&metrics), metrics, log, clock }
+    pub(super) fn new(metrics: Metrics, log: AccessLog, traces: Traces, clock: Arc<dyn Clock>) -> Self {
+        Self { endpoints: EndpointMetrics::new(&metrics), metrics, log, traces, clock }
+    }
+
+    /// The span of a request with these fields, if anybody wants it.
+    pub(super) fn span(&self, headers: &HeaderMap) -> Option<RequestSpan> {
+        self.traces.begin(headers)
     }
 
     /// A request has ended.
@@ -104,7 +111,39 @@ impl Reporter {
             ctx.reason = reason;
             served.metrics.cut(reason);
         }
+        if let Some(span) = ctx.span.take() {
+            self.trace(&span, ctx, method, path, code, took);
+        }
         self.log_request(ctx, method, path, code, took, sent);
+    }
+
+    fn trace(
+        &self,
+        span: &RequestSpan,
+        ctx: &RequestContext,
+        method: &Method,
+        path: &str,
+        status: u16,
+        took: Duration,
+    ) {
+        let upstream = ctx.route.as_ref().map(|served| served.upstream.name());
+        self.traces.end(
+            span,
+            &Told {
+                ended: self.clock.now(),
+                took,
+                method,
+                route: &ctx.label(),
+                path,
+                host: &ctx.host,
+                https: ctx.https,
+                client: ctx.client,
+                status,
+                reason: ctx.reason.as_str(),
+                request_id: &ctx.request_id,
+                upstream: upstream.zip(ctx.attempt.answered),
+            },
+        );
     }
 
     /// One line in the access log.
