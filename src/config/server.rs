@@ -198,7 +198,14 @@ pub(super) fn body_bytes(value: &Value<'_>, default: Option<u64>) -> Option<u64>
 pub(super) fn otlp(value: &Value<'_>) -> Option<String> {
     let fields = value.fields(&["otlp"], &[])?;
     let value = fields.require("otlp", "add the URL of a collector, such as http://127.0.0.1:4317")?;
-    web::origin(&value)?;
+    let url = web::url(&value)?;
+    if url.path_and_query().is_some_and(|path| path.as_str() != "/") {
+        value.error(
+            "a collector's URL with a path",
+            "write scheme, host and port only: spans are sent over gRPC, usually to port 4317",
+        );
+        return None;
+    }
     value.text()
 }
 
