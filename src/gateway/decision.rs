@@ -89,7 +89,7 @@ impl Gateway {
             decision = Decision::Deny(Denial::new(Reason::RateLimited));
         }
         if let Some(to) = &served.addressee {
-            decision = self.assert(decision, to, ctx, &served).await;
+            decision = Box::pin(self.assert(decision, to, ctx, &served)).await;
         }
         match decision {
             Decision::Deny(denial) => Verdict::Refuse(denial),
@@ -103,13 +103,20 @@ impl Gateway {
         if requirement.mode == Mode::Public {
             return Caller::Anonymous;
         }
-        let token = match bearer::find(&session.req_header().headers, ctx.snapshot.limits.token_bytes) {
-            Bearer::Absent => return Caller::Anonymous,
-            Bearer::Malformed => return Caller::Refused(Reason::MalformedCredentials),
-            Bearer::TooLarge => return Caller::Refused(Reason::TokenTooLarge),
-            Bearer::Token(token) => token,
+        let (headers, now) = (&session.req_header().headers, self.clock.now());
+        // A token that was verified before, under this configuration, was also found well-formed then.
+        let known = bearer::unread(headers).and_then(|token| ctx.snapshot.verifier.known(token, now));
+        let verified = match known {
+            Some(claims) => Ok(claims),
+            None => match bearer::find(headers, ctx.snapshot.limits.token_bytes) {
+                Bearer::Absent => return Caller::Anonymous,
+                Bearer::Malformed => return Caller::Refused(Reason::MalformedCredentials),
+                Bearer::TooLarge => return Caller::Refused(Reason::TokenTooLarge),
+                // Boxed, so that what no warm request does makes no request's future larger.
+                Bearer::Token(token) => Box::pin(ctx.snapshot.verifier.verify_unknown(token, now)).await,
+            },
         };
-        match ctx.snapshot.verifier.verify(token, self.clock.now()).await {
+        match verified {
             Err(refusal) => {
                 ctx.issuer = refusal.issuer;
                 Caller::Refused(refusal.reason)

@@ -46,6 +46,15 @@ pub fn find(headers: &HeaderMap, max_token_bytes: usize) -> Bearer<'_> {
     if token.len() > max_token_bytes { Bearer::TooLarge } else { Bearer::Token(token) }
 }
 
+/// What stands after `Bearer ` in the one `Authorization` field, unread: good for being compared with tokens that
+/// were read before, and for nothing else.
+pub fn unread(headers: &HeaderMap) -> Option<&[u8]> {
+    let mut fields = headers.get_all(AUTHORIZATION).iter();
+    let (Some(value), None) = (fields.next(), fields.next()) else { return None };
+    let (scheme, token) = value.as_bytes().split_at_checked(b"Bearer ".len())?;
+    scheme.eq_ignore_ascii_case(b"Bearer ").then_some(token)
+}
+
 /// `b64token = 1*( ALPHA / DIGIT / "-" / "." / "_" / "~" / "+" / "/" ) *"="`
 pub fn is_b64token(text: &str) -> bool {
     let body = text.trim_end_matches('=');
@@ -75,6 +84,7 @@ mod tests {
         for value in ["Bearer a.b.c", "bearer a.b.c", "BEARER a.b.c", "bEaReR    a.b.c"] {
             let headers = headers(&[value.as_bytes()]);
             assert!(find(&headers, 100) == Bearer::Token("a.b.c"), "{value}");
+            assert!(unread(&headers).unwrap().trim_ascii_start() == b"a.b.c", "{value}");
         }
         assert!(find(&headers(&[b"Bearer A-Z._~+/09=="]), 100) == Bearer::Token("A-Z._~+/09=="));
         assert_eq!(find(&HeaderMap::new(), 100), Bearer::Absent);
@@ -111,6 +121,7 @@ mod tests {
             );
         }
         assert_eq!(find(&headers(&[b"Bearer a", b"Bearer a"]), 100), Bearer::Malformed);
+        assert_eq!(unread(&headers(&[b"Bearer a", b"Bearer a"])), None);
         assert_eq!(find(&headers(&[b"Bearer a", b"Basic b"]), 100), Bearer::Malformed);
     }
 

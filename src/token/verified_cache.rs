@@ -30,10 +30,10 @@ pub struct VerifiedCache {
 
 /// A token's text, compared whole. A digest of it would cost more than all the rest of a look-up.
 #[derive(PartialEq, Eq)]
-struct Token(Box<str>);
+struct Token(Box<[u8]>);
 
 /// A token that is looked for.
-struct Sought<'a>(&'a str);
+struct Sought<'a>(&'a [u8]);
 
 /// A verified token, and by what it was verified.
 #[derive(Debug, Clone)]
@@ -68,7 +68,7 @@ const HASHED_BYTES: usize = 32;
 
 impl Hash for Sought<'_> {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        let text = self.0.as_bytes();
+        let text = self.0;
         state.write(text.get(text.len().saturating_sub(HASHED_BYTES)..).unwrap_or_default());
     }
 }
@@ -98,19 +98,24 @@ impl VerifiedCache {
         self.numbers.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// The claims of a token that is kept, if `is_good` says that it still is.
+    /// The claims of a token that is kept, if `is_good` says that it still is. The text may be any.
     pub(super) fn get(
         &self,
-        token: &str,
+        token: &[u8],
         is_good: impl FnOnce(&Entry) -> bool,
     ) -> Option<Arc<VerifiedClaims>> {
-        let entry = self.entries.get(&Sought(token)).filter(is_good);
-        (self.observer)(if entry.is_some() { Lookup::Hit } else { Lookup::Miss });
-        entry.map(|entry| entry.claims)
+        let entry = self.entries.get(&Sought(token)).filter(is_good)?;
+        (self.observer)(Lookup::Hit);
+        Some(entry.claims)
+    }
+
+    /// A token has to be verified.
+    pub(super) fn missed(&self) {
+        (self.observer)(Lookup::Miss);
     }
 
     pub(super) fn insert(&self, token: &str, entry: Entry) {
-        self.entries.insert(Token(token.into()), entry);
+        self.entries.insert(Token(token.as_bytes().into()), entry);
     }
 }
 
@@ -142,10 +147,10 @@ mod tests {
             cache.insert(&format!("{subject}{end}"), entry(subject));
         }
         for subject in ["a", "b"] {
-            assert_eq!(cache.get(&format!("{subject}{end}"), |_| true).unwrap().subject(), subject);
+            assert_eq!(cache.get(format!("{subject}{end}").as_bytes(), |_| true).unwrap().subject(), subject);
         }
         for other in ["", "x", &end, &format!("c{end}"), &format!("a{end}x"), &format!("A{end}")] {
-            assert!(cache.get(other, |_| true).is_none(), "{other}");
+            assert!(cache.get(other.as_bytes(), |_| true).is_none(), "{other}");
         }
     }
 
@@ -158,6 +163,6 @@ mod tests {
         assert!(small.entries.weight() <= 100_000 && small.entries.len() > 10, "{small:?}");
         let none = cache(0);
         none.insert("a", entry("a"));
-        assert!(none.get("a", |_| true).is_none());
+        assert!(none.get(b"a", |_| true).is_none());
     }
 }

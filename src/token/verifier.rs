@@ -9,6 +9,7 @@ use super::{jws, registered};
 use crate::clock::Timestamp;
 use crate::key_set::cache::{Fetching, IssuerKeys};
 use crate::reason::Reason;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// A refused token.
@@ -25,6 +26,8 @@ pub struct Refusal {
 #[derive(Debug)]
 pub struct Verifier {
     issuers: Vec<Issuer>,
+    /// Where each stands among them, by its `iss`.
+    places: HashMap<String, usize>,
     cache: Arc<VerifiedCache>,
     number: u64,
 }
@@ -52,14 +55,18 @@ impl Verifier {
             }
             built.push(issuer);
         }
-        let number = cache.number();
-        Ok(Self { issuers: built, cache, number })
+        Ok(Self::of(built, cache))
     }
 
     /// A verifier of our own tokens alone: what the session endpoints need.
     pub fn own_only(own: OwnIssuer, cache: Arc<VerifiedCache>) -> Self {
+        Self::of(vec![Issuer::own(own)], cache)
+    }
+
+    fn of(issuers: Vec<Issuer>, cache: Arc<VerifiedCache>) -> Self {
+        let places = issuers.iter().enumerate().map(|(place, issuer)| (issuer.iss.clone(), place)).collect();
         let number = cache.number();
-        Self { issuers: vec![Issuer::own(own)], cache, number }
+        Self { issuers, places, cache, number }
     }
 
     /// The key sets to keep fresh, to report on, and to be ready with.
@@ -70,12 +77,29 @@ impl Verifier {
         })
     }
 
+    /// The claims of a token of any issuer that was verified before and is still good. It may be asked about any
+    /// text: what is no token is not known.
+    pub fn known(&self, text: &[u8], now: Timestamp) -> Option<Arc<VerifiedClaims>> {
+        self.cache.get(text, |entry| self.is_good(entry, now, false))
+    }
+
     /// Verifies a token of any issuer. Waits only where keys are missing: for one shared fetch.
     ///
     /// # Errors
     /// [`Refusal`] with the first thing found wrong; `keys_unavailable` is the issuer's outage, not the token's fault.
     pub async fn verify(&self, token: &str, now: Timestamp) -> Result<Arc<VerifiedClaims>, Refusal> {
-        self.verify_from(token, now, false).await
+        match self.known(token.as_bytes(), now) {
+            Some(claims) => Ok(claims),
+            None => self.verify_unknown(token, now).await,
+        }
+    }
+
+    /// The same for a token that is not [`Self::known`].
+    ///
+    /// # Errors
+    /// As [`Self::verify`].
+    pub async fn verify_unknown(&self, token: &str, now: Timestamp) -> Result<Arc<VerifiedClaims>, Refusal> {
+        self.verify_anew(token, now, false).await
     }
 
     /// Verifies a token that must be one of our own.
@@ -83,18 +107,19 @@ impl Verifier {
     /// # Errors
     /// [`Refusal`]; a good token of another issuer is refused as `unknown_issuer`.
     pub async fn verify_own(&self, token: &str, now: Timestamp) -> Result<Arc<VerifiedClaims>, Refusal> {
-        self.verify_from(token, now, true).await
+        match self.cache.get(token.as_bytes(), |entry| self.is_good(entry, now, true)) {
+            Some(claims) => Ok(claims),
+            None => self.verify_anew(token, now, true).await,
+        }
     }
 
-    async fn verify_from(
+    async fn verify_anew(
         &self,
         token: &str,
         now: Timestamp,
         only_own: bool,
     ) -> Result<Arc<VerifiedClaims>, Refusal> {
-        if let Some(claims) = self.cache.get(token, |entry| self.is_good(entry, now, only_own)) {
-            return Ok(claims);
-        }
+        self.cache.missed();
         let candidate = self.examine(token, now, only_own)?;
         let Some(issuer) = self.issuers.get(candidate.issuer) else {
             return Err(refuse(Reason::Internal, None));
@@ -131,9 +156,11 @@ impl Verifier {
         let unknown = |reason| refuse(reason, None);
         let jws = jws::parse(token).map_err(unknown)?;
         let iss = registered::issuer(&jws.claims).map_err(unknown)?;
-        let mut issuers = self.issuers.iter().enumerate();
-        let (index, issuer) = issuers
-            .find(|(_, issuer)| issuer.iss == iss && (issuer.is_own || !only_own))
+        let (index, issuer) = self
+            .places
+            .get(iss)
+            .and_then(|place| Some((*place, self.issuers.get(*place)?)))
+            .filter(|(_, issuer)| issuer.is_own || !only_own)
             .ok_or_else(|| unknown(Reason::UnknownIssuer))?;
         let registered = issuer.examine(&jws, now).map_err(|reason| refuse(reason, Some(issuer)))?;
         Ok(Candidate { jws, registered, issuer: index })
