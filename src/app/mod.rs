@@ -25,7 +25,7 @@ use crate::gateway::Gateway;
 use crate::gateway::engine::{self, NoRoots};
 use crate::gateway::forward_auth::Judge;
 use crate::gateway::listener::{Accepting, Connections, Inherited, ListenError, Listener};
-use crate::gateway::settings::LogFormat;
+use crate::gateway::settings::{LogFormat, ServerSettings};
 use crate::gateway::snapshot::{Snapshot, SnapshotError};
 use crate::gateway::upstream::UpstreamError;
 use crate::metrics::{Metrics, MetricsError};
@@ -125,17 +125,21 @@ pub fn run(path: &Path, upgrade: bool) -> Result<(), StartError> {
         tracing::warn!("{warning}");
     }
     descriptors::allow(config.server.limits.connections);
-    let runtime = runtime(config.server.threads)?;
+    let runtime = runtime(&config.server)?;
     let result = runtime.block_on(contain(Place::Process, serve(path, config, upgrade)));
     // What still runs now is past its deadline.
     runtime.shutdown_background();
     result?
 }
 
-fn runtime(threads: usize) -> std::io::Result<Runtime> {
-    let mut builder = tokio::runtime::Builder::new_multi_thread();
-    if threads > 0 {
-        builder.worker_threads(threads);
+fn runtime(server: &ServerSettings) -> std::io::Result<Runtime> {
+    let mut builder = match engine::threads(server) {
+        // Nobody to share work with: nothing of what sharing costs.
+        1 => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    if server.threads > 0 {
+        builder.worker_threads(server.threads);
     }
     builder.enable_all().thread_name("portcullis").build()
 }

@@ -2,6 +2,7 @@
 
 use super::Gateway;
 use super::forward_auth::Judge;
+use super::guard::Guarded;
 use super::lease;
 use super::settings::{Limits, Scheme, ServerSettings, UpstreamSettings};
 use async_trait::async_trait;
@@ -47,7 +48,8 @@ impl HttpServerApp for Engine {
         session: ServerSession,
         shutdown: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
-        lease::hold(Arc::default(), self.0.process_new_http(session, shutdown)).await
+        let switch = Guarded::switch(session.stream()).cloned();
+        lease::hold(Arc::default(), switch, self.0.process_new_http(session, shutdown)).await
     }
 
     fn h2_options(&self) -> Option<H2Options> {
@@ -108,7 +110,7 @@ pub fn check_roots(upstreams: &[UpstreamSettings]) -> Result<(), NoRoots> {
 }
 
 /// The threads there will be: pools of idle upstream connections are sized by them.
-fn threads(server: &ServerSettings) -> usize {
+pub fn threads(server: &ServerSettings) -> usize {
     match server.threads {
         0 => std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
         threads => threads,

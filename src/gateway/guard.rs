@@ -1,6 +1,7 @@
 //! A client's connection with the deadlines Pingora leaves open: a total time for the header block, a limit
 //! on idle keep-alive, and one on a client that does not read what it is sent.
 
+use super::lease::Ticker;
 use super::settings::Limits;
 use super::tcp::PREFACE;
 use super::unparsed::{self, Arrived};
@@ -17,8 +18,8 @@ use std::fmt;
 use std::future::Future as _;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -77,12 +78,24 @@ pub(super) struct DeadlineSwitch {
     tunnel: AtomicBool,
     /// Whether the request has to end although neither side wants it to.
     ended: AtomicBool,
+    /// What the connection's requests are looked at by, between two of them.
+    ticker: Mutex<Option<Ticker>>,
 }
 
 impl DeadlineSwitch {
     fn new(phase: Phase) -> Self {
         let no = || AtomicBool::new(false);
-        Self { phase: AtomicU8::new(phase as u8), tunnel: no(), ended: no() }
+        Self { phase: AtomicU8::new(phase as u8), tunnel: no(), ended: no(), ticker: Mutex::default() }
+    }
+
+    /// The timer that the request before has left, if there was one.
+    pub(super) fn take_ticker(&self) -> Option<Ticker> {
+        self.ticker.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Leaves the timer to the next request.
+    pub(super) fn leave_ticker(&self, ticker: Option<Ticker>) {
+        *self.ticker.lock().unwrap_or_else(PoisonError::into_inner) = ticker;
     }
 
     /// The header block is complete.
@@ -128,8 +141,11 @@ pub(super) struct Guarded {
     /// Whether the client began with the HTTP/2 preface.
     preface: bool,
     bounds: Arc<Bounds>,
-    /// The timer for reading and the phase it was set for.
-    timer: (Phase, Pin<Box<Sleep>>),
+    /// When the client must have sent something, and in which phase that was said.
+    due: (Phase, Instant),
+    /// Rings then at the latest. It may ring earlier, for a phase that has passed: to set it anew for each phase
+    /// of each request would cost more.
+    timer: Pin<Box<Sleep>>,
     /// Runs while the client takes nothing of what is written.
     stalled: Option<Pin<Box<Sleep>>>,
     /// Of the header block that is arriving.
@@ -149,7 +165,8 @@ impl Guarded {
             tunnel: None,
             preface,
             bounds,
-            timer: (Phase::New, Box::pin(tokio::time::sleep_until(deadline))),
+            due: (Phase::New, deadline),
+            timer: Box::pin(tokio::time::sleep_until(deadline)),
             stalled: None,
             arrived: Arrived::default(),
             refusal: None,
@@ -163,15 +180,13 @@ impl Guarded {
 
     /// Something arrived: between requests that is the start of a header block.
     fn received(&mut self, phase: Phase, piece: &[u8]) {
-        let (set_for, timer) = &mut self.timer;
         match phase {
             Phase::Off => return,
             Phase::Header => {}
-            // The timer that runs since the accept goes on.
-            Phase::New => *set_for = Phase::Header,
+            // The time that runs since the accept goes on.
+            Phase::New => self.due.0 = Phase::Header,
             Phase::Idle => {
-                timer.as_mut().reset(Instant::now() + self.bounds.header);
-                *set_for = Phase::Header;
+                self.due = (Phase::Header, Instant::now() + self.bounds.header);
                 self.arrived = Arrived::default();
             }
         }
@@ -186,12 +201,20 @@ impl Guarded {
             Phase::New | Phase::Header => self.bounds.header,
             Phase::Idle => self.bounds.idle,
         };
-        let (set_for, timer) = &mut self.timer;
-        if *set_for != phase {
-            timer.as_mut().reset(Instant::now() + limit);
-            *set_for = phase;
+        if self.due.0 != phase {
+            self.due = (phase, Instant::now() + limit);
         }
-        timer.as_mut().poll(cx)
+        let (_, due) = self.due;
+        if self.timer.deadline() > due {
+            self.timer.as_mut().reset(due);
+        }
+        loop {
+            ready!(self.timer.as_mut().poll(cx));
+            if Instant::now() >= due {
+                return Poll::Ready(());
+            }
+            self.timer.as_mut().reset(due);
+        }
     }
 
     /// What came of an attempt to write; one that waits for longer than the limit fails.

@@ -12,11 +12,16 @@ use crate::reason::Reason;
 use crate::session::id::SessionRef;
 use crate::session::revocation::Revocations;
 use pingora_proxy::Session;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 use std::time::Duration;
+use tokio::time::{Instant, Sleep};
+
+/// When a request is to be looked at. A connection's requests leave it to each other as it is: to set a timer for
+/// each of them, and to take it back, would cost more than one that rings now and then for nothing.
+pub(super) type Ticker = Pin<Box<Sleep>>;
 
 /// How often a request is looked at whose session may be ended, or in which somebody may be too slow.
 const TICK: Duration = Duration::from_millis(250);
@@ -148,11 +153,16 @@ impl Lease {
     }
 
     /// Waits until the request has to end.
-    async fn over(&self) -> (Reason, &Terms) {
+    async fn over(&self, ticker: &mut Option<Ticker>) -> (Reason, &Terms) {
         // Terms are set while the request is polled, which is before this is.
         let terms = std::future::poll_fn(|_| self.terms.get().map_or(Poll::Pending, Poll::Ready)).await;
         loop {
-            tokio::time::sleep(self.pause(terms)).await;
+            let next = Instant::now() + self.pause(terms);
+            let ticker = ticker.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(next)));
+            if ticker.is_elapsed() || ticker.deadline() > next {
+                ticker.as_mut().reset(next);
+            }
+            ticker.as_mut().await;
             if let Some(reason) = self.judge(terms) {
                 return (reason, terms);
             }
@@ -192,12 +202,23 @@ impl Gateway {
 
 /// Serves a request for as long as its lease allows. Then a connection of its own is told and has a moment to
 /// end in good order; a stream among others is dropped, which resets it.
-pub(super) async fn hold<T>(lease: Arc<Lease>, request: impl Future<Output = Option<T>>) -> Option<T> {
+/// `switch` is that of the connection, if it has one.
+pub(super) async fn hold<T>(
+    lease: Arc<Lease>,
+    switch: Option<Arc<DeadlineSwitch>>,
+    request: impl Future<Output = Option<T>>,
+) -> Option<T> {
     let mut request = pin!(CURRENT.scope(Arc::clone(&lease), request));
+    let mut ticker = switch.as_ref().and_then(|switch| switch.take_ticker());
     let (reason, terms) = tokio::select! {
         biased;
-        done = &mut request => return done,
-        over = lease.over() => over,
+        done = &mut request => {
+            if let Some(switch) = switch {
+                switch.leave_ticker(ticker);
+            }
+            return done;
+        }
+        over = lease.over(&mut ticker) => over,
     };
     let _ = lease.ended.set(reason);
     let switch = terms.switch.as_ref()?;

@@ -287,7 +287,8 @@ impl Connection {
         let _ = self.tcp.set_nodelay(true);
         let since = SystemTime::UNIX_EPOCH + Duration::from_millis(place.0.clock.now().as_millis());
         let mut tcp = TcpIo::new(self.tcp, self.peer, since);
-        let open = async {
+        // Boxed: a handshake's state is large, and would be kept for the life of the connection.
+        let open = Box::pin(async {
             if self.proxied
                 && let Err(reason) = read_proxy_header(&mut tcp, self.bounds.header).await
             {
@@ -297,7 +298,7 @@ impl Connection {
                 return Err(reason);
             }
             open(tcp, self.tls.as_deref(), self.preface, self.bounds).await
-        };
+        });
         let guarded = tokio::select! {
             opened = open => match opened {
                 Ok(guarded) => guarded,
