@@ -1,5 +1,6 @@
 //! Which header fields of a client never reach an upstream, and what is said about the client instead.
 
+use crate::access_log::push_address;
 use http::header::HeaderName;
 use ipnet::IpNet;
 use std::net::{IpAddr, SocketAddr};
@@ -100,8 +101,8 @@ pub struct ProtectedNames {
 
 /// The bit of a name's first letter or digit; none for a name without any.
 fn beginning(name: &str) -> u64 {
-    let first = folded(name).next().and_then(|byte| char::from(byte).to_digit(36));
-    first.map_or(0, |digit| 1 << digit)
+    let first = name.bytes().find(u8::is_ascii_alphanumeric);
+    first.and_then(|byte| char::from(byte).to_digit(36)).map_or(0, |digit| 1 << digit)
 }
 
 impl ProtectedNames {
@@ -266,16 +267,23 @@ impl Forwarded {
         trusted: &[IpNet],
     ) -> Self {
         if !is_trusted(peer, trusted) {
-            let (addresses, host) = (peer.to_canonical().to_string(), host.to_owned());
+            let (addresses, host) = (text_of(peer.to_canonical()), host.to_owned());
             return Self { addresses, proto: if tls { "https" } else { "http" }, host };
         }
         let mut addresses: Vec<_> =
-            believed(peer, came.addresses.iter().copied(), trusted).map(|a| a.to_string()).collect();
+            believed(peer, came.addresses.iter().copied(), trusted).map(text_of).collect();
         addresses.reverse();
         let proto = if came.is_https(tls) { "https" } else { "http" };
         let host = came.host.map(last_entry).filter(|host| is_authority(host)).unwrap_or(host);
         Self { addresses: addresses.join(", "), proto, host: host.to_owned() }
     }
+}
+
+fn text_of(address: IpAddr) -> String {
+    let IpAddr::V4(address) = address else { return address.to_string() };
+    let mut text = String::with_capacity("255.255.255.255".len());
+    push_address(&mut text, address);
+    text
 }
 
 fn last_entry(value: &str) -> &str {

@@ -77,9 +77,10 @@ impl Reporter {
         let request = session.req_header();
         let written = session.response_written().filter(|response| is_final(response.status));
         let code = written.map_or(CLIENT_GONE, |response| response.status.as_u16());
-        let path = if ctx.path.is_empty() { request.uri.path() } else { &ctx.path };
-        let path = path.to_owned();
-        self.tell(ctx, &request.method, &path, code, session.body_bytes_sent() as u64);
+        let path = std::mem::take(&mut ctx.path);
+        let told = if path.is_empty() { request.uri.path() } else { &path };
+        self.tell(ctx, &request.method, told, code, session.body_bytes_sent() as u64);
+        ctx.path = path;
     }
 
     /// A request was dropped in the middle.
@@ -161,7 +162,7 @@ impl Reporter {
         }
         let mut line = self.log.line("access", self.clock.now());
         line.text("requestId", &ctx.request_id);
-        line.text("client", &ctx.client.to_string());
+        line.address("client", ctx.client);
         line.text("method", method.as_str());
         line.text("host", &ctx.host);
         // Never the query: people put tokens there.
