@@ -5,7 +5,7 @@ use super::headers::{self, ForwardedClaims};
 use super::path::CanonicalPath;
 use super::request_id;
 use crate::reason::Reason;
-use http::{HeaderMap, HeaderValue, Method, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header};
 use pingora_core::protocols::http::v1::server::HttpSession as Http1Session;
 use pingora_proxy::Session;
 use std::borrow::Cow;
@@ -51,6 +51,13 @@ fn identify(session: &Session, ctx: &mut RequestContext) -> Result<(), Reason> {
     Ok(())
 }
 
+/// What a proxy says about the client, the protocol and the host.
+const FORWARDED: [HeaderName; 3] = [
+    HeaderName::from_static("x-forwarded-for"),
+    HeaderName::from_static("x-forwarded-proto"),
+    HeaderName::from_static("x-forwarded-host"),
+];
+
 /// Passes on what came in the forwarded fields; of a stranger nothing is read.
 pub(super) fn forwarded_claims<T>(
     headers: &HeaderMap,
@@ -60,10 +67,10 @@ pub(super) fn forwarded_claims<T>(
     if !peer_is_trusted {
         return tell(ForwardedClaims::default());
     }
-    let addresses: Vec<_> = values(headers, "x-forwarded-for").collect();
+    let [of_for, of_proto, of_host] = FORWARDED;
+    let addresses: Vec<_> = values(headers, &of_for).collect();
     let addresses: Vec<&str> = addresses.iter().map(|list| &**list).collect();
-    let (proto, host) =
-        (values(headers, "x-forwarded-proto").last(), values(headers, "x-forwarded-host").last());
+    let (proto, host) = (values(headers, &of_proto).last(), values(headers, &of_host).last());
     tell(ForwardedClaims { addresses: &addresses, proto: proto.as_deref(), host: host.as_deref() })
 }
 
@@ -79,11 +86,11 @@ pub(super) fn is_tls(session: &Session) -> bool {
 
 /// The values of a field, in order. None is left out, since what a proxy says counts by its place: what is no text
 /// in one becomes a sign that stands for nothing.
-fn values<'a>(headers: &'a HeaderMap, name: &'static str) -> impl DoubleEndedIterator<Item = Cow<'a, str>> {
+fn values<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl DoubleEndedIterator<Item = Cow<'a, str>> {
     headers.get_all(name).into_iter().map(|value| String::from_utf8_lossy(value.as_bytes()))
 }
 
-fn single<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     let mut values = headers.get_all(name).into_iter();
     match (values.next(), values.next()) {
         (Some(value), None) => value.to_str().ok(),
@@ -154,7 +161,7 @@ fn host(session: &Session) -> Result<String, Reason> {
     let request = session.req_header();
     let named = match request.uri.authority() {
         Some(authority) => Some(authority.as_str()),
-        None => match single(&request.headers, "host") {
+        None => match single(&request.headers, &header::HOST) {
             Some(host) => Some(host),
             None if request.headers.contains_key(header::HOST) => return Err(Reason::BadRequest),
             None => None,
@@ -196,7 +203,7 @@ fn name_and_port(text: &str) -> Option<(&str, &str)> {
 /// Whether the client takes HTML and nothing a problem document could be: a browser without script.
 pub(super) fn wants_html_only(session: &Session) -> bool {
     let accepts = |what: &[&str]| {
-        values(&session.req_header().headers, "accept").any(|line| {
+        values(&session.req_header().headers, &header::ACCEPT).any(|line| {
             let mut ranges = line.split(',').filter_map(|range| range.split(';').next());
             ranges.any(|range| what.iter().any(|what| range.trim().eq_ignore_ascii_case(what)))
         })

@@ -12,6 +12,7 @@ use crate::reason::Reason;
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{Method, StatusCode};
+use pingora_core::modules::http::HttpModules;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -23,6 +24,9 @@ use std::time::Duration;
 impl ProxyHttp for Gateway {
     // Boxed, because the engine moves it around.
     type CTX = Box<RequestContext>;
+
+    /// None: nothing is compressed here, and each would be made anew for every request.
+    fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
 
     fn new_ctx(&self) -> Self::CTX {
         Box::new(RequestContext::new(self.snapshot.load_full(), Arc::clone(&self.reporter)))
@@ -250,9 +254,12 @@ impl Gateway {
         ctx: &mut RequestContext,
     ) -> Result<bool> {
         match verdict {
-            Verdict::Endpoint(endpoint) => self.answer(session, ctx, endpoint).await,
-            Verdict::Preflight(asked, cors) => self.answer_preflight(session, ctx, asked, &cors).await,
-            Verdict::Refuse(denial) => self.refuse(session, ctx, &denial).await,
+            // Boxed, so that they do not make the future of every request larger.
+            Verdict::Endpoint(endpoint) => Box::pin(self.answer(session, ctx, endpoint)).await,
+            Verdict::Preflight(asked, cors) => {
+                Box::pin(self.answer_preflight(session, ctx, asked, &cors)).await
+            }
+            Verdict::Refuse(denial) => Box::pin(self.refuse(session, ctx, &denial)).await,
             Verdict::Forward(served, permit) => {
                 ctx.allow(&served, &permit);
                 let claims = permit.claims().map(|claims| &**claims);

@@ -1,15 +1,15 @@
 //! The identifier of a request: the one it came with if that is well formed, else one of our own.
 
 use crate::clock::unique_bytes;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 
 /// The longest that is taken over, in bytes.
 const LONGEST: usize = 128;
-const FIELD: &str = "x-request-id";
+const FIELD: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The identifier of a request with these header fields.
 pub fn of(headers: &HeaderMap) -> String {
-    let mut values = headers.get_all(FIELD).into_iter();
+    let mut values = headers.get_all(&FIELD).into_iter();
     let theirs = match (values.next(), values.next()) {
         (Some(value), None) => value.to_str().ok().filter(|id| is_well_formed(id)),
         _ => None,
@@ -24,10 +24,13 @@ fn is_well_formed(text: &str) -> bool {
 
 /// A new one.
 pub(super) fn new() -> String {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
-    let digit = |nibble: u8| HEX.get(usize::from(nibble)).copied().unwrap_or(b'0');
-    let text = unique_bytes().iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect();
-    String::from_utf8(text).unwrap_or_default()
+    let digit = |nibble: u8| char::from(if nibble < 10 { b'0' + nibble } else { b'a' - 10 + nibble });
+    let mut text = String::with_capacity(32);
+    for byte in unique_bytes() {
+        text.push(digit(byte >> 4));
+        text.push(digit(byte & 15));
+    }
+    text
 }
 
 #[cfg(test)]
