@@ -13,45 +13,71 @@ const CONNECTIONS: usize = 8;
 /// here. What is compared is a ratio of one run, so that what machines differ in cancels out; and it is one of
 /// programs that were not optimized, because the tests have built those anyway.
 const RECORDED: f64 = 1.78;
-/// By how much they may grow, or shrink, before the figure has to be written down again.
+/// By how much they may grow before the gate fails. What has shrunk as much should be written down again.
 const TOLERANCE: f64 = 0.03;
 
 struct Counter {
     runtime: Runtime,
     site: Site,
-    token: Vec<String>,
     requests: usize,
+}
+
+/// What is asked again and again.
+struct Case {
+    name: &'static str,
+    /// Taken in turn.
+    tokens: Vec<String>,
+    status: u16,
 }
 
 impl Counter {
     fn new() -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let site = Site::new(runtime.block_on(load::upstream()));
-        let token = vec![site.token(0)];
         // Without optimization a request takes fifteen times as long.
         let requests = number("REQUESTS", if cfg!(debug_assertions) { 200 } else { 2000 });
-        Self { runtime, site, token, requests }
+        Self { runtime, site, requests }
     }
 
-    /// Instructions of one warm request.
-    fn count(&self, peer: Peer) -> f64 {
-        let [short, long] = [1, 2].map(|times| self.total(peer, times * self.requests));
+    fn warm(&self) -> Case {
+        Case { name: "one token", tokens: vec![self.site.token(0)], status: 200 }
+    }
+
+    fn others(&self) -> Vec<Case> {
+        // No token comes twice in the life of a process.
+        let most = 2 * self.requests;
+        let once = (0..most).map(|number| self.site.token(number)).collect();
+        let forged = (0..most).map(|number| self.site.forged(number)).collect();
+        let refused = |name, token| Case { name, tokens: vec![token], status: 401 };
+        vec![
+            Case { name: "each token once", tokens: once, status: 200 },
+            Case { name: "forged, each once", tokens: forged, status: 401 },
+            refused("unknown key", self.site.of_unknown_key()),
+            refused("no JWT", "x".repeat(790)),
+            refused("no token", String::new()),
+        ]
+    }
+
+    /// Instructions of one request.
+    fn count(&self, peer: Peer, case: &Case) -> f64 {
+        let [short, long] = [1, 2].map(|times| self.total(peer, case, times * self.requests));
         (long - short) as f64 / self.requests as f64
     }
 
     /// Instructions of a process that serves so many requests in its life.
-    fn total(&self, peer: Peer, requests: usize) -> u64 {
+    fn total(&self, peer: Peer, case: &Case, requests: usize) -> u64 {
         let log = std::env::temp_dir().join(format!("portcullis-callgrind-{}", std::process::id()));
         let log_option = format!("--log-file={}", log.display());
         let wrapper = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", &log_option];
         let running = self.site.start(peer, &wrapper.map(str::to_owned));
         let run = Run {
             port: running.port,
-            tokens: &self.token,
+            tokens: &case.tokens,
             first: 0,
             connections: CONNECTIONS,
             requests,
-            status: 200,
+            // Whoever lets everything through answers 200.
+            status: if peer == Peer::Passthrough { 200 } else { case.status },
         };
         self.runtime.block_on(run.drive());
         running.stop();
@@ -65,22 +91,31 @@ impl Counter {
 /// Prints the counts.
 pub fn run() {
     let counter = Counter::new();
-    println!("| who | instructions per warm request | over the passthrough |\n|---|---|---|");
-    let floor = counter.count(Peer::Passthrough);
-    println!("| passthrough | {floor:.0} | |");
-    for (name, access_log) in [("Portcullis", false), ("Portcullis with access log", true)] {
-        let count = counter.count(Peer::Portcullis { access_log });
-        println!("| {name} | {count:.0} | {:+.0} |", count - floor);
+    println!("| who | case | instructions per request | over the passthrough | in parts of it |");
+    println!("|---|---|---|---|---|");
+    let warm = counter.warm();
+    let floor = counter.count(Peer::Passthrough, &warm);
+    println!("| passthrough | {} | {floor:.0} | | |", warm.name);
+    let row = |name: &str, case: &Case, access_log: bool| {
+        let count = counter.count(Peer::Portcullis { access_log }, case);
+        let (over, ratio) = (count - floor, count / floor);
+        println!("| {name} | {} | {count:.0} | {over:+.0} | {ratio:.3} |", case.name);
+    };
+    row("Portcullis", &warm, false);
+    row("Portcullis with access log", &warm, true);
+    if number("WARM_ONLY", 0) == 0 {
+        counter.others().iter().for_each(|case| row("Portcullis", case, false));
     }
 }
 
-/// Fails if a warm request costs noticeably more than what is written down, or less.
+/// Fails if a warm request costs noticeably more than what is written down.
 pub fn gate() {
     let is_optimized = std::hint::black_box(!cfg!(debug_assertions));
     assert!(!is_optimized, "what is written down is of `cargo bench --profile dev`");
     let counter = Counter::new();
-    let ours = counter.count(Peer::Portcullis { access_log: true });
-    let floor = counter.count(Peer::Passthrough);
+    let warm = counter.warm();
+    let ours = counter.count(Peer::Portcullis { access_log: true }, &warm);
+    let floor = counter.count(Peer::Passthrough, &warm);
     let ratio = ours / floor;
     let change = ratio / RECORDED - 1.0;
     println!(
@@ -88,5 +123,7 @@ pub fn gate() {
     );
     let advice = "see `RECORDED` in benches/gateway/instructions.rs";
     assert!(change <= TOLERANCE, "the warm path has grown by {:.1} %: mend it, or {advice}", change * 100.0);
-    assert!(change >= -TOLERANCE, "the warm path has shrunk by {:.1} %: {advice}", -change * 100.0);
+    if change < -TOLERANCE {
+        println!("the warm path has shrunk by {:.1} %: {advice}", -change * 100.0);
+    }
 }

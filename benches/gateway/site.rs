@@ -55,8 +55,17 @@ impl Site {
 
     /// A token as an identity provider makes them, of about 790 bytes.
     pub fn token(&self, number: usize) -> String {
+        self.sign("bench", number)
+    }
+
+    /// A token signed by a key that the issuer does not have.
+    pub fn of_unknown_key(&self) -> String {
+        self.sign("other", 0)
+    }
+
+    fn sign(&self, kid: &str, number: usize) -> String {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
-        let header = json!({"alg": "RS256", "typ": "JWT", "kid": "bench"});
+        let header = json!({"alg": "RS256", "typ": "JWT", "kid": kid});
         let claims = json!({
             "iss": "bench-issuer", "aud": "bench-api", "sub": format!("user-{number:07}"), "iat": now,
             "exp": now + 12 * 3600, "jti": format!("b5a1d5a8-9a3a-4a71-8f6e-{number:012}"),
