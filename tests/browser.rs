@@ -205,10 +205,8 @@ fn tabs_that_race_an_outage_and_an_expired_token_log_nobody_out_and_a_logout_is_
     for tab in &racing {
         browser.go_to(tab);
         is_logged_in(&browser, "alice");
-        assert_eq!(
-            browser.run("return [window.calls[0], navigator.locks]"),
-            json!(["/auth/refresh 200", null])
-        );
+        // Its own, though the other's token may have come first.
+        browser.until("window.calls.includes('/auth/refresh 200') && !navigator.locks");
         browser.close(&first);
     }
     assert_eq!(stage.refreshes(&["refresh_rotated"]), "1");
