@@ -23,7 +23,8 @@ test-tools: build-tools
 	@sh .ci/packages redis-server=redis-server prometheus=prometheus nginx=nginx curl=curl pgrep=procps \
 		/usr/bin/python3=python3 $(PYTHON)/websockets=python3-websockets $(PYTHON)/grpc=python3-grpcio \
 		/usr/bin/jsonschema=python3-jsonschema chromium=chromium chromedriver=chromium-driver \
-		$(PYTHON)/yaml=python3-yaml systemd-analyze=systemd openssl=openssl
+		$(PYTHON)/yaml=python3-yaml systemd-analyze=systemd openssl=openssl \
+		setpriv=util-linux /usr/lib/postgresql=postgresql /usr/sbin/slapd=slapd /usr/sbin/mariadbd=mariadb-server
 
 run: build-tools
 	@sh .ci/packages curl=curl

@@ -40,7 +40,7 @@ places! {
     Reload => "reload",
     /// Taking over changed certificates.
     Certificates => "certificates",
-    /// Taking over a changed users file.
+    /// Taking over a changed users file, asking a directory.
     Users => "users",
     /// Following the signing keys.
     SigningKeys => "signing_keys",

@@ -50,6 +50,8 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("opentelemetry_sdk", &["traces"]),
     ("opentelemetry_otlp", &["traces"]),
     ("hickory_resolver", &["gateway/upstream/resolve"]),
+    ("sqlx", &["directory/sql"]),
+    ("ldap3", &["directory/ldap"]),
 ];
 const MOST_LINES: usize = 400;
 const MAIN_LINES: usize = 60;

@@ -6,16 +6,18 @@ use super::{signing_keys, users};
 use crate::admin::{Part, PartState};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{SecretPlan, SessionsConfig, StoreConfig, UsersConfig};
-use crate::directory::UserDirectory;
 use crate::directory::file::{FileDirectory, RecordError};
 use crate::directory::http::HttpDirectory;
+use crate::directory::ldap::{self, LdapDirectory};
 use crate::directory::password::{PasswordPool, PoolSettings};
+use crate::directory::sql::SqlDirectory;
+use crate::directory::{DirectoryError, UserDirectory};
 use crate::endpoints::settings::Settings;
 use crate::endpoints::{Endpoints, Parts};
 use crate::gateway::OwnSessions;
 use crate::metrics::Metrics;
 use crate::outbound::OutboundError;
-use crate::panics::{Place, keep_up};
+use crate::panics::{Place, contain, keep_up};
 use crate::session::confirmation::{self, Confirmations};
 use crate::session::deferred::{self, DeferredLogouts};
 use crate::session::embedded::{EmbeddedStore, OpenError};
@@ -55,12 +57,18 @@ pub enum SessionsError {
     /// A backend's login cannot be asked.
     #[error("sessions.users.http: {0}")]
     Backend(#[from] OutboundError),
+    /// An LDAP directory cannot be asked as configured.
+    #[error("sessions.users.ldap: {0}")]
+    Ldap(#[from] ldap::SettingsError),
+    /// The directory cannot be asked.
+    #[error("sessions.users: {0}")]
+    Directory(#[from] DirectoryError),
     /// The system gives no threads, or no signal.
     #[error("the system refuses: {0}")]
     System(#[from] std::io::Error),
 }
 
-/// Where passwords are hashed; a backend that judges them itself needs none.
+/// Where passwords are hashed; a directory that judges them itself needs none.
 type Pool = Option<Arc<PasswordPool>>;
 
 /// Our own issuer, ready to serve.
@@ -240,6 +248,14 @@ fn directory(users: UsersConfig) -> Result<(Arc<dyn UserDirectory>, Pool), Sessi
             tokio::spawn(keep_up(Place::Users, listed, |(path, watch, directory)| {
                 Box::pin(users::follow(path, watch, directory))
             }));
+            Ok((directory, Some(pool)))
+        }
+        UsersConfig::Ldap(settings) => Ok((Arc::new(LdapDirectory::new(*settings)?), None)),
+        UsersConfig::Sql(settings) => {
+            let pool = Arc::new(PasswordPool::start(PoolSettings::default())?);
+            let directory = Arc::new(SqlDirectory::new(*settings, Arc::clone(&pool))?);
+            let checked = Arc::clone(&directory);
+            tokio::spawn(contain(Place::Users, async move { checked.check().await }));
             Ok((directory, Some(pool)))
         }
         UsersConfig::Http(settings) => Ok((Arc::new(HttpDirectory::new(settings)?), None)),

@@ -2,7 +2,7 @@
 
 use super::issuers::claim_path;
 use super::reader::{Fields, Value};
-use super::web;
+use super::{sql_directory, web};
 use crate::directory::RESERVED_CLAIMS;
 use crate::directory::http::{Format, HttpSettings};
 use crate::json::ClaimPath;
@@ -24,10 +24,7 @@ pub(super) fn http(value: &Value<'_>) -> Option<HttpSettings> {
         }
         value.text()
     });
-    let timeout = fields.duration("timeout", TIMEOUT);
-    if let Some(value) = fields.get("timeout").filter(Value::duration_is_zero) {
-        value.warning("gives the backend no time at all", "write a duration such as 3s");
-    }
+    let timeout = sql_directory::timeout(&fields, TIMEOUT);
     let format = fields.word("format", &[("json", Format::Json), ("form", Format::Form)], Format::Json);
     fields.told_default("fields", || r#"{ username: "{username}", password: "{password}" }"#.to_owned());
     fields.told_default("refused", || "[401, 403]".to_owned());

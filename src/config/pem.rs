@@ -1,7 +1,8 @@
-//! Certificates and private keys in PEM files: readable, well formed and fitting each other.
+//! Secrets in files: certificates and private keys as PEM, readable, well formed and fitting each other; URLs.
 
 use super::reader::Value;
 use super::secrets;
+use crate::secret::Secret;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
@@ -25,6 +26,13 @@ pub(super) fn read(value: &Value<'_>, file: &Path, limit: u64) -> Option<Vec<u8>
             None
         }
     }
+}
+
+/// The one line of the file that `value` names, such as a URL with a password.
+pub(super) fn secret_line(value: &Value<'_>) -> Option<Secret<String>> {
+    let bytes = read(value, &value.file()?, 4096)?;
+    let text = Secret::new(String::from_utf8(bytes).unwrap_or_default());
+    Some(Secret::new(text.expose().trim_end_matches(['\r', '\n']).to_owned()))
 }
 
 pub(super) fn certificates(value: &Value<'_>, file: &Path) -> Option<Chain> {

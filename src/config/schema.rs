@@ -27,6 +27,11 @@ const FORMS: &[&str] = &[
     "sessions: { store: { redis: { sentinel: { nodes: [\"redis://127.0.0.1\"], master: m } } } }",
     "sessions: { users: { http: { url: \"http://127.0.0.1\", timeout: 1s, format: json, fields: { a: b }, \
      refused: [401], subject: sub, claims: { a: b } } } }",
+    "sessions: { users: { sql: { url: \"sqlite:f\", query: \"select ?\", timeout: 1s, ca_file: f } } }",
+    "sessions: { users: { ldap: { url: \"ldap://127.0.0.1\", start_tls: true, ca_file: f, timeout: 1s, \
+     user_dn: \"uid={username}\", subject: uid, claims: { a: b } } } }",
+    "sessions: { users: { ldap: { url: \"ldap://127.0.0.1\", user_dn: \"uid={username}\", claims: { a: [b] } } } }",
+    "sessions: { users: { sql: { url_file: f, query: \"select ?\" } } }",
     "upstreams: { a: { endpoints: [\"https://a\"], health_check: { path: /, interval: 1s, timeout: 1s, healthy: 1, unhealthy: 1 }, tls: { server_name: a, ca_file: f, \
      client_certificate: f, client_private_key: f }, resolvers: [127.0.0.1] } }",
     "sessions: {}\nforward: { headers: { X-A: a, X-B: { claim: a, format: csv, absent: omit, max_bytes: 1KiB } }, \

@@ -103,10 +103,7 @@ fn url(value: &Value<'_>) -> Option<(Secret<String>, bool)> {
 }
 
 fn url_file(value: &Value<'_>) -> Option<(Secret<String>, bool)> {
-    let bytes = pem::read(value, &value.file()?, 4096)?;
-    let text = Secret::new(String::from_utf8(bytes).unwrap_or_default());
-    let url = Secret::new(text.expose().trim_end_matches(['\r', '\n']).to_owned());
-    check(value, url)
+    check(value, pem::secret_line(value)?)
 }
 
 /// A URL, and whether it is of TLS; it stands, or the name of its file does, at `place`.

@@ -2,11 +2,15 @@
 
 use super::finding::{ConfigErrors, Report};
 use super::http_directory;
+use super::ldap_directory;
 use super::reader::{Fields, Scope, Value};
 use super::secrets::{self, Environment};
+use super::sql_directory;
 use super::yaml::{Entry, Kind, Node, Scalar, Style};
 use crate::directory::file::{RecordError, RecordProblem, UserRecord, check};
 use crate::directory::http::HttpSettings;
+use crate::directory::ldap::LdapSettings;
+use crate::directory::sql::SqlSettings;
 use crate::secret::Secret;
 use serde_json::{Map, Number, Value as Json};
 use std::path::{Path, PathBuf};
@@ -23,6 +27,10 @@ pub enum UsersConfig {
     },
     /// Those a backend lets in.
     Http(HttpSettings),
+    /// Those of a database.
+    Sql(Box<SqlSettings>),
+    /// Those of an LDAP directory.
+    Ldap(Box<LdapSettings>),
 }
 
 /// Reads the users file again.
@@ -37,9 +45,11 @@ pub fn load_users(path: &Path) -> Result<Vec<UserRecord>, ConfigErrors> {
 }
 
 pub(super) fn users(value: &Value<'_>) -> Option<UsersConfig> {
-    let fields = value.fields(&["file", "http"], &["sql", "ldap"])?;
-    match fields.exactly_one(&["file", "http"])? {
+    let fields = value.fields(&["file", "http", "sql", "ldap"], &[])?;
+    match fields.exactly_one(&["file", "http", "sql", "ldap"])? {
         ("http", value) => http_directory::http(&value).map(UsersConfig::Http),
+        ("sql", value) => sql_directory::sql(&value).map(|settings| UsersConfig::Sql(Box::new(settings))),
+        ("ldap", value) => ldap_directory::ldap(&value).map(|settings| UsersConfig::Ldap(Box::new(settings))),
         (_, value) => file(&value),
     }
 }

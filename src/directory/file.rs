@@ -1,8 +1,8 @@
 //! The directory in a file: a table of users, replaced as a whole when the file changes.
 
 use super::password::PasswordPool;
-use super::password_hash::{Cost, HashError, PasswordHash};
-use super::{Credentials, DirectoryError, Identity, RESERVED_CLAIMS, Standing, UserDirectory};
+use super::password_hash::{HashError, PasswordHash};
+use super::{Credentials, DirectoryError, Identity, RESERVED_CLAIMS, Standing, UserDirectory, nobody};
 use crate::secret::Secret;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
@@ -210,22 +210,12 @@ impl Table {
         if !errors.is_empty() {
             return Err(errors);
         }
-        let cost = usual_cost(by_username.values().map(|user| user.hash.cost()));
-        let nobody = PasswordHash::of_nobody(cost).or_else(|| PasswordHash::of_nobody(Cost::DEFAULT));
-        match nobody {
-            Some(nobody) => Ok(Self { by_username, by_subject, nobody: Arc::new(nobody) }),
+        let cost = nobody::usual_cost(by_username.values().map(|user| user.hash.cost()));
+        match nobody::hash(cost) {
+            Some(nobody) => Ok(Self { by_username, by_subject, nobody }),
             None => Err(errors),
         }
     }
-}
-
-/// The cost most of the hashes have; of several such, the highest.
-fn usual_cost(costs: impl Iterator<Item = Cost>) -> Cost {
-    let mut counts: HashMap<Cost, usize> = HashMap::new();
-    for cost in costs {
-        *counts.entry(cost).or_default() += 1;
-    }
-    counts.into_iter().max_by_key(|&(cost, count)| (count, cost)).map_or(Cost::DEFAULT, |(cost, _)| cost)
 }
 
 impl TryFrom<UserRecord> for User {
@@ -272,7 +262,7 @@ mod tests {
     use super::*;
     use crate::directory::password::PoolSettings;
     use crate::directory::password::tests::stalled;
-    use crate::directory::password_hash::{Argon2Cost, hash_password};
+    use crate::directory::password_hash::hash_password;
     use serde_json::json;
 
     fn record(username: &str, password: &str) -> UserRecord {
@@ -417,13 +407,5 @@ mod tests {
         assert!(matches!(problem(vec![with_claims(&json!({"roles": "a"}))]), RecordProblem::ClaimType(..)));
         let large = json!({"x": "y".repeat(MAX_CLAIMS)});
         assert!(matches!(problem(vec![with_claims(&large)]), RecordProblem::ClaimsTooLarge(_)));
-    }
-
-    #[test]
-    fn unknown_names_cost_what_most_users_cost() {
-        let cost = |memory_kib| Cost::Argon2(Argon2Cost { memory_kib, passes: 1, lanes: 1 });
-        assert_eq!(usual_cost([cost(8), cost(64), cost(8)].into_iter()), cost(8));
-        assert_eq!(usual_cost([cost(8), cost(64)].into_iter()), cost(64));
-        assert_eq!(usual_cost(std::iter::empty()), Cost::DEFAULT);
     }
 }

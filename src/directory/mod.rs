@@ -2,8 +2,11 @@
 
 pub mod file;
 pub mod http;
+pub mod ldap;
+mod nobody;
 pub mod password;
 pub mod password_hash;
+pub mod sql;
 pub mod stored;
 
 use crate::secret::Secret;

@@ -301,9 +301,19 @@ fn phc_of(password: &str, params: Params) -> String {
     format!("$argon2id$v=19$m={memory},t={passes},p={lanes}${salt}${hash}")
 }
 
+/// The cheapest hash of [`PASSWORD`] there is, for tests that log in often.
+pub(crate) fn cheap_hash() -> String {
+    costly_hash(8, 1)
+}
+
+/// A hash of [`PASSWORD`] with this memory in KiB and so many passes.
+pub(crate) fn costly_hash(memory: u32, passes: u32) -> String {
+    phc_of(PASSWORD, Params::new(memory, passes, 1, None).expect("parameters"))
+}
+
 /// A users file with these names and the cheapest hash there is, for tests that log in by the hundred.
 pub(crate) fn cheap_users<T: AsRef<str>>(names: &[T]) -> String {
-    let hash = phc_of(PASSWORD, Params::new(8, 1, 1, None).expect("parameters"));
+    let hash = cheap_hash();
     let line = |name: &T| format!("  - {{ username: {}, password_hash: \"{hash}\" }}\n", name.as_ref());
     format!("users:\n{}", names.iter().map(line).collect::<String>())
 }

@@ -30,6 +30,15 @@ impl Memory {
     }
 }
 
+/// The processor time that a process has used so far.
+pub(crate) fn processor_time(process: u32) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).expect("a running process");
+    // The name of the program may hold anything, and ends at the last bracket.
+    let fields = stat.rsplit_once(')').expect("a name").1.split_whitespace().skip(11).take(2);
+    let ticks: u64 = fields.map(|ticks| ticks.parse::<u64>().expect("a number")).sum();
+    Duration::from_millis(ticks * 10)
+}
+
 /// Times, in order, to be asked for their percentiles.
 pub(crate) struct Times(Vec<Duration>);
 
