@@ -346,7 +346,7 @@ fn the_kubernetes_manifests_agree_with_the_configuration_in_them() {
         "capabilities": { "drop": ["ALL"] },
     });
     assert_eq!(container["securityContext"], context);
-    let user = format!("USER {}\n", of_pod["runAsUser"]);
+    let user = format!("USER {0}:{0}\n", of_pod["runAsUser"]);
     assert!(crate::support::document::read("Dockerfile").contains(&user), "the user of the image");
 }
 
