@@ -168,7 +168,7 @@ fn reach(gateway: &Gateway, path: &str, access: &str) -> (u16, String) {
 #[test]
 fn a_route_that_asks_the_store_refuses_on_the_very_next_request_and_waits_for_the_store() {
     let mut redis = Redis::forgetful();
-    let site = Site::new(&format!("url: \"{}\", timeout: 300ms", redis.url()), "{}").configured(|config| {
+    let site = Site::new(&format!("url: \"{}\", timeout: 1s", redis.url()), "{}").configured(|config| {
         config.route("{ name: safe, match: { path: /safe/** }, upstream: app, auth: { revocation: sync } }")
     });
     let (here, there) = (site.gateway(), site.gateway());

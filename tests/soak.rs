@@ -113,7 +113,7 @@ fn mixed_traffic_leaves_the_memory_flat_and_no_error_without_a_cause() {
     let config = |burst: u32| {
         Config::to(&upstream)
             .issuer("corp", &issuer.settings())
-            .sessions(Sessions::redis(&redis.url(), &keys).set("refresh_token", rules))
+            .sessions(Sessions::redis_within(&redis.url(), "300ms", &keys).set("refresh_token", rules))
             .route(&format!(
                 "{{ name: api, match: {{ path: /api/** }}, upstream: app, \
                  rate_limit: {{ requests: {burst}, per: 1s, by: subject }} }}"

@@ -64,7 +64,7 @@ fn two_gateways_on_one_redis_share_the_count_and_a_success_is_given_back() {
 #[test]
 fn while_redis_is_down_each_gateway_counts_and_nothing_waits_for_it() {
     let mut redis = Redis::start();
-    let [one, two] = pair(&redis, "300ms", FEW);
+    let [one, two] = pair(&redis, "1s", FEW);
     wrong(&one, "alice").expect(401);
     redis.stop();
     for gateway in [&one, &two] {

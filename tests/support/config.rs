@@ -238,9 +238,15 @@ impl Sessions {
         Self { entries }.throttle("{ burst: 10000, every: 1s }")
     }
 
-    /// On a Redis, with the secret and the signing key in a folder that all its gateways share.
+    /// On a Redis, with the secret and the signing key in a folder that all its gateways share. A busy machine
+    /// may hold an answer up; a test of an outage says itself how long the gateway is to wait.
     pub(crate) fn redis(url: &str, shared: &SharedKeys) -> Self {
-        Self::redis_at(&format!("url: \"{url}\", timeout: 300ms"), shared)
+        Self::redis_within(url, "10s", shared)
+    }
+
+    /// The same, with the time that an answer of the store may take.
+    pub(crate) fn redis_within(url: &str, timeout: &str, shared: &SharedKeys) -> Self {
+        Self::redis_at(&format!("url: \"{url}\", timeout: {timeout}"), shared)
     }
 
     /// The same, with the keys of the store as they are written in the configuration.
