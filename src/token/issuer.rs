@@ -142,6 +142,8 @@ pub(super) enum Unverified<'a> {
         keys: &'a Arc<IssuerKeys>,
         /// The snapshot that did not help.
         seen: Option<Arc<Snapshot>>,
+        /// What was found by its keys; nothing if they may not be used any more.
+        found: Option<Unjudged>,
     },
 }
 
@@ -260,12 +262,12 @@ impl Issuer {
         };
         let seen = keys.latest();
         let Some(snapshot) = seen.as_ref().filter(|snapshot| keys.is_usable(snapshot, now)) else {
-            return Err(Unverified::NoKey { keys, seen });
+            return Err(Unverified::NoKey { keys, seen, found: None });
         };
         match judge(&snapshot.keys, jws) {
             Ok(()) => Ok(snapshot.generation),
             Err(Unjudged::Refused(reason)) => Err(Unverified::Refused(reason)),
-            Err(Unjudged::UnknownKey { .. }) => Err(Unverified::NoKey { keys, seen }),
+            Err(found) => Err(Unverified::NoKey { keys, seen, found: Some(found) }),
         }
     }
 
@@ -301,7 +303,8 @@ impl Issuer {
 const FIXED: u64 = 0;
 
 /// Why a key set did not find a signature good.
-enum Unjudged {
+#[derive(Debug)]
+pub(super) enum Unjudged {
     Refused(Reason),
     UnknownKey { tried: bool },
 }
@@ -327,18 +330,25 @@ fn judge(keys: &KeySet, jws: &Jws<'_>) -> Result<(), Unjudged> {
     }
 }
 
-/// Waits for newer keys than those seen and checks the signature again. When they cannot be had because
-/// the issuer is down, that is said: the token may well be good.
+/// Waits for newer keys than those seen and checks the signature by them; what was found by those seen stands if
+/// there are no others. When they cannot be had because the issuer is down, that is said: the token may well be good.
 pub(super) async fn check_after_fetch(
     keys: &Arc<IssuerKeys>,
     seen: Option<Arc<Snapshot>>,
+    found: Option<Unjudged>,
     jws: &Jws<'_>,
     now: Timestamp,
 ) -> Result<u64, Reason> {
     let refreshed = keys.refresh(seen.as_ref()).await;
     let latest = keys.latest();
     let snapshot = latest.filter(|latest| keys.is_usable(latest, now)).ok_or(Reason::KeysUnavailable)?;
-    match judge(&snapshot.keys, jws) {
+    let unchanged = seen.is_some_and(|seen| seen.generation == snapshot.generation);
+    // A signature costs hundreds of times what asking this does.
+    let judged = match found {
+        Some(found) if unchanged => Err(found),
+        _ => judge(&snapshot.keys, jws),
+    };
+    match judged {
         Ok(()) => Ok(snapshot.generation),
         Err(Unjudged::UnknownKey { .. }) if refreshed == Refreshed::Failed => Err(Reason::KeysUnavailable),
         Err(other) => Err(other.reason()),

@@ -128,8 +128,8 @@ impl Verifier {
             Ok(generation) => generation,
             Err(Unverified::Refused(reason)) => return Err(refuse(reason, Some(issuer))),
             // Boxed, so that what nearly no request does makes no request's future larger.
-            Err(Unverified::NoKey { keys, seen }) => {
-                let checked = Box::pin(check_after_fetch(keys, seen, &candidate.jws, now)).await;
+            Err(Unverified::NoKey { keys, seen, found }) => {
+                let checked = Box::pin(check_after_fetch(keys, seen, found, &candidate.jws, now)).await;
                 checked.map_err(|reason| refuse(reason, Some(issuer)))?
             }
         };
@@ -173,6 +173,7 @@ fn refuse(reason: Reason, issuer: Option<&Issuer>) -> Refusal {
 
 #[cfg(test)]
 mod tests {
+    use super::super::issuer::Unjudged;
     use super::super::key_folder::tests::TestFolder;
     use super::super::signer::{Signer, SigningAlgorithm};
     use super::super::verified_cache::Lookup;
@@ -699,6 +700,20 @@ mod tests {
             error(vec![with_algorithms(&[Algorithm::Hs512], hmac_settings())]),
             Some(IssuerError::ShortSecret("legacy".into(), Algorithm::Hs512, 64))
         );
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn no_signature_is_checked_again_by_keys_that_have_not_changed() {
+        let rig = Rig::new();
+        let token = RSA.token(&header(), &claims());
+        rig.verify(&token).await.unwrap();
+        let jws = jws::parse(&token).unwrap();
+        let keys = rig.verifier.key_sets().find(|keys| &**keys.name() == "corp").unwrap();
+        let check = |found| check_after_fetch(keys, keys.latest(), found, &jws, rig.clock.now());
+        // The fetch that this starts brings the same keys: by them the signature would be good.
+        let found = Some(Unjudged::UnknownKey { tried: true });
+        assert_eq!(check(found).await, Err(Reason::BadSignature));
+        assert!(check(None).await.is_ok());
     }
 
     #[tokio::test]
