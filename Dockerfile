@@ -14,6 +14,7 @@ COPY src src
 COPY examples examples
 COPY tests tests
 COPY benches benches
+COPY fuzz fuzz
 COPY conf/reference.yaml conf/reference.yaml
 RUN cargo build --locked --release --bin portcullis
 # Everything the bare image holds. The libraries are those the binary asks for, where it looks for them; glibc's own
