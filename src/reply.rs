@@ -3,7 +3,7 @@
 use crate::reason::Reason;
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
-use serde_json::json;
+use serde::Serialize;
 use std::time::Duration;
 
 /// A whole response of the gateway's own.
@@ -24,9 +24,9 @@ impl Reply {
     }
 
     /// A JSON answer.
-    pub fn json(status: u16, body: &serde_json::Value) -> Self {
+    pub fn json(status: u16, body: &impl Serialize) -> Self {
         let mut reply = Self::empty(status);
-        reply.body = Bytes::from(body.to_string());
+        reply.body = text_of(body);
         reply.with_static(header::CONTENT_TYPE, "application/json")
     }
 
@@ -55,8 +55,7 @@ impl Reply {
 
     /// An error of the session endpoints: `{error, code, message, requestId}`.
     pub fn endpoint_error(status: u16, error: &str, code: &str, message: &str, request_id: &str) -> Self {
-        let body = json!({ "error": error, "code": code, "message": message, "requestId": request_id });
-        Self::json(status, &body)
+        Self::json(status, &EndpointError { code, error, message, request_id })
     }
 
     /// An error of a proxied request: `application/problem+json` (RFC 9457), or a plain page for a client
@@ -73,11 +72,8 @@ impl Reply {
             ));
             return reply.with_static(header::CONTENT_TYPE, "text/html; charset=utf-8");
         }
-        let body = json!({
-            "type": "about:blank", "title": title, "status": status, "detail": detail,
-            "reason": reason.as_str(), "requestId": request_id,
-        });
-        reply.body = Bytes::from(body.to_string());
+        let kind = "about:blank";
+        reply.body = text_of(&Problem { detail, reason: reason.as_str(), request_id, status, title, kind });
         reply.with_static(header::CONTENT_TYPE, "application/problem+json")
     }
 
@@ -86,6 +82,34 @@ impl Reply {
     pub fn challenge(self, challenge: &Challenge<'_>) -> Self {
         self.with(header::WWW_AUTHENTICATE, &challenge.to_string())
     }
+}
+
+/// What an error of the session endpoints says.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct EndpointError<'a> {
+    code: &'a str,
+    error: &'a str,
+    message: &'a str,
+    request_id: &'a str,
+}
+
+/// A problem document (RFC 9457 section 3.1), which floods of refusals are answered with: no map is made for it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Problem<'a> {
+    detail: &'a str,
+    reason: &'a str,
+    request_id: &'a str,
+    status: u16,
+    title: &'a str,
+    #[serde(rename = "type")]
+    kind: &'a str,
+}
+
+/// Fails for nothing that is made here: only for maps whose keys are no text.
+fn text_of(body: &impl Serialize) -> Bytes {
+    serde_json::to_vec(body).map_or_else(|_| Bytes::new(), Bytes::from)
 }
 
 /// A `WWW-Authenticate: Bearer` challenge (RFC 6750 section 3).

@@ -41,20 +41,27 @@ pub(super) async fn send(session: &mut Session, reply: &Reply, request_id: &str)
 }
 
 /// The usual spelling of a field's name. Names are the same in any (RFC 9110 section 5.1), but people read
-/// these.
-pub(super) fn spelled(name: &HeaderName) -> String {
-    for known in ["WWW-Authenticate", "RateLimit", "RateLimit-Policy"] {
-        if name.as_str().eq_ignore_ascii_case(known) {
-            return known.to_owned();
-        }
-    }
+/// these. Those of refusals are at hand.
+pub(super) fn spelled(name: &HeaderName) -> Bytes {
+    let known = match *name {
+        header::CACHE_CONTROL => "Cache-Control",
+        header::CONTENT_TYPE => "Content-Type",
+        header::WWW_AUTHENTICATE => "WWW-Authenticate",
+        _ if name == "ratelimit" => "RateLimit",
+        _ if name == "ratelimit-policy" => "RateLimit-Policy",
+        _ => return titled(name.as_str()),
+    };
+    Bytes::from_static(known.as_bytes())
+}
+
+fn titled(name: &str) -> Bytes {
     let mut starts = true;
-    let capital = |letter: char| {
+    let capital = |letter: u8| {
         let spelled = if starts { letter.to_ascii_uppercase() } else { letter };
-        starts = letter == '-';
+        starts = letter == b'-';
         spelled
     };
-    name.as_str().chars().map(capital).collect()
+    name.bytes().map(capital).collect()
 }
 
 /// Whether what is left of the body is small and on its way: a client that waits for `100 Continue` sends

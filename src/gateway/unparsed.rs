@@ -1,10 +1,9 @@
 //! The answer to a request that is no HTTP/1 request: the engine refuses it before any phase runs, with an
 //! answer of its own, which is replaced by ours.
 
-use super::{denial, request_id};
+use super::{denial, request_id, respond};
 use crate::policy::Denial;
 use crate::reason::Reason;
-use http::header;
 
 /// How the engine's own refusal begins on the wire.
 const REFUSAL: &[u8] = b"HTTP/1.1 400 ";
@@ -48,18 +47,18 @@ pub(super) fn answer(reason: Reason) -> (u16, Vec<u8>) {
     let request_id = request_id::new();
     let reply = denial::reply(&Denial::new(reason), &request_id, false);
     let status = http::StatusCode::from_u16(reply.status).unwrap_or(http::StatusCode::BAD_REQUEST);
-    let mut text = format!("HTTP/1.1 {} {}\r\n", status.as_str(), status.canonical_reason().unwrap_or(""));
-    let mut line = |name: &str, value: &str| {
-        text.extend([name, ": ", value, "\r\n"]);
+    let phrase = status.canonical_reason().unwrap_or_default();
+    let mut answer = format!("HTTP/1.1 {} {phrase}\r\n", status.as_str()).into_bytes();
+    let mut line = |name: &[u8], value: &[u8]| {
+        answer.extend([name, b": ", value, b"\r\n"].concat());
     };
     for (name, value) in &reply.headers {
-        line(&super::respond::spelled(name), value.to_str().unwrap_or_default());
+        line(&respond::spelled(name), value.as_bytes());
     }
-    line("X-Request-Id", &request_id);
-    line(&super::respond::spelled(&header::CONTENT_LENGTH), &reply.body.len().to_string());
-    line(&super::respond::spelled(&header::CONNECTION), "close");
-    text.push_str("\r\n");
-    let mut answer = text.into_bytes();
+    line(b"X-Request-Id", request_id.as_bytes());
+    line(b"Content-Length", reply.body.len().to_string().as_bytes());
+    line(b"Connection", b"close");
+    answer.extend_from_slice(b"\r\n");
     answer.extend_from_slice(&reply.body);
     (status.as_u16(), answer)
 }
