@@ -1,6 +1,7 @@
 //! Who may log in is said by somebody else: a backend's own login endpoint.
 
 use crate::support::config::PASSWORD;
+use crate::support::daemon::Breakable;
 use crate::support::http_server::{HttpServer, Received};
 use crate::support::person::{Tokens, login_as, login_request, refresh};
 use crate::support::token::parts;
@@ -153,4 +154,38 @@ fn a_backend_that_hangs_holds_up_nobody_for_long() {
     println!("20 logins refused in {:?}", began.elapsed());
     let tries = backend.received().len() - asked;
     assert!(tries < 10, "{tries} of 20 were asked about");
+}
+
+/// What holds for any server that is asked who somebody is; the gateway that asked it.
+#[track_caller]
+pub(crate) fn dies_hangs_and_comes_back(server: &mut impl Breakable, users: &str) -> Gateway {
+    let sessions = Sessions::embedded().set("users", users).throttle("{ burst: 4, every: 1h }");
+    let gateway = Gateway::start(&Config::new().sessions(sessions));
+    let logs_in = || login_request("alice").send(&gateway.address()).status == 200;
+    assert!(logs_in());
+
+    server.pause();
+    for _ in 0..2 {
+        let began = Instant::now();
+        let answer = login_request("alice").send(&gateway.address()).expect(503);
+        assert_eq!(answer.member("code"), "temporarily_unavailable");
+        assert!(answer.header("retry-after").is_some());
+        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    }
+    assert!(gateway.says("no answer in time"));
+    server.resume();
+    assert!(eventually(Duration::from_secs(20), logs_in));
+
+    server.stop();
+    for _ in 0..6 {
+        login_request("alice").send(&gateway.address()).expect(503);
+    }
+    server.start_again();
+    assert!(eventually(Duration::from_secs(20), logs_in));
+
+    let failed = [("event", "login_failed")];
+    assert!(gateway.metric("portcullis_session_events_total", &failed).abs() < 0.5, "an outage counted");
+    let wrong = json!({ "username": "alice", "password": "wrong", "delivery": "body" });
+    post("/auth/login").json(&wrong).send(&gateway.address()).expect(401);
+    gateway
 }

@@ -1,21 +1,19 @@
 //! Who may log in is said by an LDAP directory: the gateway binds as the user and reads the user's own entry.
 
+use crate::directories::dies_hangs_and_comes_back;
 use crate::support::config::PASSWORD;
+use crate::support::daemon::Breakable;
 use crate::support::person::{login_as, login_request, refresh};
 use crate::support::slapd::Slapd;
 use crate::support::tls::Authority;
 use crate::support::token::parts;
 use crate::support::{Config, Gateway, Response, Sessions, Upstream, eventually, get, post};
 use serde_json::json;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 fn login(gateway: &Gateway, user: &str, password: &str) -> Response {
     let body = json!({ "username": user, "password": password, "delivery": "body" });
     post("/auth/login").json(&body).send(&gateway.address())
-}
-
-fn failures(gateway: &Gateway) -> f64 {
-    gateway.metric("portcullis_session_events_total", &[("event", "login_failed")])
 }
 
 /// alice with two roles; ben with one, whose password is another; carol, who has none; two names for dora; somebody with
@@ -164,27 +162,5 @@ fn a_directory_is_asked_only_over_a_connection_that_proves_it() {
 fn a_directory_that_dies_or_hangs_costs_no_try_and_comes_back() {
     let mut server = Slapd::start(&Authority::new().identity(&["localhost"]), &people());
     let users = format!("{{ ldap: {{ url: \"{}\", {NAME}, timeout: 3s }} }}", server.plain_url());
-    let sessions = Sessions::embedded().set("users", &users).throttle("{ burst: 4, every: 1h }");
-    let gateway = Gateway::start(&Config::new().sessions(sessions));
-    let logs_in = || login_request("alice").send(&gateway.address()).status == 200;
-    assert!(logs_in());
-    server.pause();
-    for _ in 0..2 {
-        let began = Instant::now();
-        let answer = login_request("alice").send(&gateway.address()).expect(503);
-        assert_eq!(answer.member("code"), "temporarily_unavailable");
-        assert!(answer.header("retry-after").is_some());
-        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
-    }
-    assert!(gateway.says("no answer in time"));
-    server.resume();
-    assert!(eventually(Duration::from_secs(20), logs_in));
-    server.stop();
-    for _ in 0..6 {
-        login_request("alice").send(&gateway.address()).expect(503);
-    }
-    server.start_again();
-    assert!(eventually(Duration::from_secs(20), logs_in));
-    assert!(failures(&gateway).abs() < 0.5, "an outage counted as a failure");
-    login(&gateway, "alice", "wrong").expect(401);
+    dies_hangs_and_comes_back(&mut server, &users);
 }

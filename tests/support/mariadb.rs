@@ -1,20 +1,18 @@
 //! A real MariaDB server, which can be killed and paused.
 
-use super::database::{DATABASE_PASSWORD, give_away, signal_family, succeeded, unprivileged};
+use super::daemon::{Breakable, Daemon, give_away, succeeded, unprivileged};
+use super::database::DATABASE_PASSWORD;
 use super::folder::Folder;
 use super::ports::free_port;
 use super::tls::Identity;
-use super::wait::eventually;
-use std::fs;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::process::Command;
 
 /// The server.
 pub(crate) struct MariaDb {
     folder: Folder,
     port: u16,
-    child: Option<Child>,
+    daemon: Daemon,
 }
 
 impl MariaDb {
@@ -33,12 +31,8 @@ impl MariaDb {
             .current_dir(folder.path())
             .output();
         succeeded(install.expect("mariadb-install-db: apt-get install mariadb-server"), "mariadb-install-db");
-        let mut server = Self { folder, port: 0, child: None };
-        let started = (0..5).any(|_| {
-            server.port = free_port();
-            server.launch()
-        });
-        assert!(started, "MariaDB did not start:\n{}", server.folder.read("log"));
+        let mut server = Self { folder, port: 0, daemon: Daemon::ended_by("-KILL") };
+        server.launch_somewhere(|server| server.port = free_port());
         server.run(&format!(
             "create database people; create user gateway@'%' identified by '{DATABASE_PASSWORD}' require ssl; \
              grant select on people.* to gateway@'%'; use people; {statements}"
@@ -68,11 +62,17 @@ impl MariaDb {
     fn socket(&self) -> String {
         self.folder.path().join("socket").display().to_string()
     }
+}
+
+impl Breakable for MariaDb {
+    fn daemon(&mut self) -> &mut Daemon {
+        &mut self.daemon
+    }
 
     fn launch(&mut self) -> bool {
-        let log = fs::File::create(self.folder.path().join("log")).expect("a log");
         let path = |name: &str| self.folder.path().join(name).display().to_string();
-        let child = unprivileged(Path::new("/usr/sbin/mariadbd"))
+        let mut command = unprivileged(Path::new("/usr/sbin/mariadbd"));
+        command
             .args([
                 "--no-defaults",
                 "--bind-address=127.0.0.1",
@@ -87,45 +87,13 @@ impl MariaDb {
             .arg(format!("--pid-file={}", path("pid")))
             .arg(format!("--ssl-cert={}", path("server.pem")))
             .arg(format!("--ssl-key={}", path("server.key")))
-            .current_dir(self.folder.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn();
-        self.child = Some(child.expect("mariadbd: apt-get install mariadb-server"));
-        let up = eventually(Duration::from_secs(30), || {
-            let ended = self.child.as_mut().is_none_or(|child| !matches!(child.try_wait(), Ok(None)));
-            ended || self.client("select 1").output().is_ok_and(|done| done.status.success())
-        });
-        up && self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+            .current_dir(self.folder.path());
+        let mut asked = self.client("select 1");
+        let answers = || asked.output().is_ok_and(|done| done.status.success());
+        self.daemon.launch(&mut command, &self.folder.path().join("log"), answers)
     }
 
-    /// `kill -9`.
-    pub(crate) fn stop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-
-    /// Starts again on the same port with the same data.
-    #[track_caller]
-    pub(crate) fn start_again(&mut self) {
-        assert!(self.launch(), "MariaDB did not start again:\n{}", self.folder.read("log"));
-    }
-
-    /// Stops it from answering, without closing a connection.
-    pub(crate) fn pause(&self) {
-        signal_family(self.child.as_ref().expect("a running server").id(), "-STOP");
-    }
-
-    pub(crate) fn resume(&self) {
-        signal_family(self.child.as_ref().expect("a running server").id(), "-CONT");
-    }
-}
-
-impl Drop for MariaDb {
-    fn drop(&mut self) {
-        self.stop();
+    fn said(&self) -> String {
+        self.folder.read("log")
     }
 }

@@ -4,6 +4,7 @@ pub(crate) mod balancer;
 pub(crate) mod browser;
 pub(crate) mod client;
 pub(crate) mod config;
+pub(crate) mod daemon;
 pub(crate) mod database;
 pub(crate) mod demo;
 pub(crate) mod document;
