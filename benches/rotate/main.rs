@@ -1,12 +1,14 @@
 //! What a rotation costs beside Redis's own price for it: `SessionStore::rotate`, without HTTP and signing,
-//! against `redis-benchmark` sending the very command the store sends, on the same server in the same run.
+//! against `redis-benchmark` sending the very command the store sends, on the same server in the same run; and so
+//! the refreshes of a whole gateway, on Redis and on the embedded store. That one has a rotation on its disk before
+//! the answer, so it is held against a Redis that waits for its disk too.
 //!
-//! `cargo bench --bench rotate` starts a redis-server of its own, takes pairs of short runs in alternating
-//! order and prints both rates and their ratio. `PAIRS` and `CALLS` (per run) change how many.
+//! `cargo bench --bench rotate` starts servers of its own, takes pairs of short runs in alternating order and prints
+//! both rates and their ratio. `PAIRS` and `CALLS` (per run) change how many.
 
 // A bench panics to fail, and is told how long to run by the environment.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
-#![allow(clippy::disallowed_methods, clippy::cast_precision_loss)]
+#![allow(clippy::disallowed_methods, clippy::cast_precision_loss, unreachable_pub)]
 
 use portcullis::clock::Timestamp;
 use portcullis::secret::Secret;
@@ -19,9 +21,13 @@ use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::ffi::OsStringExt as _;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use through::Gateway;
+
+mod through;
 
 const CONCURRENCY: usize = 32;
 const ABSOLUTE_EXPIRY: Timestamp = Timestamp::from_secs(4_000_000_000);
@@ -31,51 +37,77 @@ fn main() {
         std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
     };
     let (pairs, calls) = (number("PAIRS", 24), number("CALLS", 40_000));
-    let redis = Redis::start();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-
     println!(
-        "{CONCURRENCY} at once, {calls} calls a run, {pairs} pairs of runs, rates per second (median)\n"
+        "{CONCURRENCY} at once, {calls} calls a run, {pairs} pairs of runs; per second, and milliseconds (medians)\n"
     );
-    println!("| case | SessionStore::rotate | redis-benchmark | ratio: median | quartiles |");
-    println!("|---|---|---|---|---|");
-    let mut command = Vec::new();
-    // A generation that is young is handed out again, one that is old is rotated: the same writes. Only the
-    // first can be sent again and again, so redis-benchmark sends it in both cases.
-    for (case, first, coalesce, expected) in [
-        ("same", 0, Duration::from_secs(24 * 3600), Outcome::Same),
-        ("rotated", 100, Duration::ZERO, Outcome::Rotated),
-    ] {
-        let policy = RotationPolicy { coalesce, grace: Duration::ZERO, ..RotationPolicy::default() };
-        let settings = RedisSettings {
-            servers: Servers::One(Secret::new(format!("redis://127.0.0.1:{}", redis.port))),
-            timeout: Duration::from_secs(5),
-            ca: None,
-        };
-        let store = Arc::new(RedisStore::connect_lazily(&settings, policy).unwrap());
-        let mut sessions = runtime.block_on(open(&store, first));
-        if command.is_empty() {
-            command = runtime.block_on(seen_by_redis(&redis, &store, &sessions[0]));
-        }
+    println!(
+        "| case | ours | redis-benchmark | ratio: median | quartiles | ours, ms | redis-benchmark, ms |"
+    );
+    println!("|---|---|---|---|---|---|---|");
 
-        let (mut ours, mut floor) = (Vec::new(), Vec::new());
-        for pair in 0..pairs {
-            if pair % 2 == 0 {
-                ours.push(runtime.block_on(rotate(&store, &mut sessions, calls, expected)));
-                floor.push(redis.benchmark(&command, calls));
-            } else {
-                floor.push(redis.benchmark(&command, calls));
-                ours.push(runtime.block_on(rotate(&store, &mut sessions, calls, expected)));
-            }
+    let redis = Redis::start(&["--appendonly", "no"]);
+    // A generation that is young is handed out again, one that is old is rotated: the same writes. Only the
+    // first can be sent again and again, so redis-benchmark sends it in all cases.
+    let young = redis.store(Duration::from_secs(24 * 3600));
+    let mut sessions = runtime.block_on(open(&young, 0));
+    let command = runtime.block_on(seen_by_redis(&redis, &young, &sessions[0]));
+    let floor = || redis.benchmark(&command, calls);
+    let same = || runtime.block_on(rotate(&young, &mut sessions, calls, Outcome::Same));
+    row("SessionStore::rotate, same", pairs, same, floor);
+    let old = redis.store(Duration::ZERO);
+    let mut sessions = runtime.block_on(open(&old, 100));
+    let rotated = || runtime.block_on(rotate(&old, &mut sessions, calls, Outcome::Rotated));
+    row("SessionStore::rotate, rotated", pairs, rotated, floor);
+
+    let gateway = Gateway::start(
+        "redis",
+        &format!("{{ redis: {{ url: \"redis://127.0.0.1:{}/0\", timeout: 5s }} }}", redis.port),
+    );
+    let mut tokens = runtime.block_on(gateway.log_in());
+    row("gateway on Redis", pairs, || runtime.block_on(gateway.refresh(&mut tokens, calls)), floor);
+    drop(gateway);
+
+    let durable = Redis::start(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let store = durable.store(Duration::from_secs(24 * 3600));
+    let sessions = runtime.block_on(open(&store, 0));
+    let command = runtime.block_on(seen_by_redis(&durable, &store, &sessions[0]));
+    let gateway = Gateway::start("embedded", "{ embedded: { path: sessions.redb } }");
+    let mut tokens = runtime.block_on(gateway.log_in());
+    let ours = || runtime.block_on(gateway.refresh(&mut tokens, calls));
+    row("gateway on the embedded store, Redis with `appendfsync always`", pairs, ours, || {
+        durable.benchmark(&command, calls)
+    });
+}
+
+/// Rate and median time of either side, in pairs of runs in alternating order.
+fn row(
+    case: &str,
+    pairs: usize,
+    mut ours: impl FnMut() -> (f64, f64),
+    mut floor: impl FnMut() -> (f64, f64),
+) {
+    let (mut our_runs, mut floor_runs) = (Vec::new(), Vec::new());
+    for pair in 0..pairs {
+        if pair % 2 == 0 {
+            our_runs.push(ours());
+            floor_runs.push(floor());
+        } else {
+            floor_runs.push(floor());
+            our_runs.push(ours());
         }
-        let ratios: Vec<f64> = ours.iter().zip(&floor).map(|(ours, floor)| ours / floor).collect();
-        let [lower, median, upper] = quartiles(ratios);
-        println!(
-            "| {case} | {:.0} | {:.0} | {median:.2} | {lower:.2} to {upper:.2} |",
-            quartiles(ours)[1],
-            quartiles(floor)[1]
-        );
     }
+    let ratios = our_runs.iter().zip(&floor_runs).map(|(ours, floor)| ours.0 / floor.0).collect();
+    let [lower, median, upper] = quartiles(ratios);
+    let middle =
+        |runs: &[(f64, f64)], of: fn(&(f64, f64)) -> f64| quartiles(runs.iter().map(of).collect())[1];
+    println!(
+        "| {case} | {:.0} | {:.0} | {median:.2} | {lower:.2} to {upper:.2} | {:.2} | {:.2} |",
+        middle(&our_runs, |run| run.0),
+        middle(&floor_runs, |run| run.0),
+        middle(&our_runs, |run| run.1),
+        middle(&floor_runs, |run| run.1)
+    );
 }
 
 /// One session each for the callers, past the first rotation, which is never put off.
@@ -109,27 +141,38 @@ async fn open(store: &RedisStore, first: u8) -> Vec<Presented> {
     sessions
 }
 
-/// Rotations per second.
-async fn rotate(store: &Arc<RedisStore>, sessions: &mut [Presented], calls: usize, expected: Outcome) -> f64 {
+/// Rotations per second, and the median of their times in milliseconds.
+async fn rotate(
+    store: &Arc<RedisStore>,
+    sessions: &mut [Presented],
+    calls: usize,
+    expected: Outcome,
+) -> (f64, f64) {
     let start = Instant::now();
     let callers: Vec<_> = sessions
         .iter()
         .map(|session| {
             let (store, mut session) = (Arc::clone(store), *session);
             tokio::spawn(async move {
+                let mut times = Vec::new();
                 for _ in 0..calls / CONCURRENCY {
+                    let began = Instant::now();
                     let rotation = store.rotate(&session).await.unwrap();
+                    times.push(began.elapsed().as_secs_f64() * 1000.0);
                     assert_eq!(rotation.outcome, expected);
                     session.generation = rotation.session.unwrap().generation;
                 }
-                session
+                (session, times)
             })
         })
         .collect();
+    let mut all = Vec::new();
     for (session, caller) in sessions.iter_mut().zip(callers) {
-        *session = caller.await.unwrap();
+        let (last, times) = caller.await.unwrap();
+        *session = last;
+        all.extend(times);
     }
-    (calls / CONCURRENCY * CONCURRENCY) as f64 / start.elapsed().as_secs_f64()
+    (all.len() as f64 / start.elapsed().as_secs_f64(), quartiles(all)[1])
 }
 
 /// The words of the command that one rotation sends, as Redis saw them.
@@ -179,17 +222,22 @@ fn quartiles(mut values: Vec<f64>) -> [f64; 3] {
     [1, 2, 3].map(|quarter| values[(values.len() - 1) * quarter / 4])
 }
 
-/// A redis-server of this run's own, without persistence.
+/// A redis-server of this run's own, in a folder of its own.
 struct Redis {
     child: Child,
     port: u16,
+    folder: PathBuf,
 }
 
 impl Redis {
-    fn start() -> Self {
+    fn start(persistence: &[&str]) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let folder = std::env::temp_dir().join(format!("portcullis-bench-{}-{port}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
         let child = Command::new("redis-server")
-            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""])
+            .args(persistence)
+            .current_dir(&folder)
             .stdout(Stdio::null())
             .spawn()
             .expect("this needs redis-server: apt-get install redis-server");
@@ -198,11 +246,21 @@ impl Redis {
             assert!(Instant::now() < patience, "redis-server does not come up");
             std::thread::sleep(Duration::from_millis(10));
         }
-        Self { child, port }
+        Self { child, port, folder }
     }
 
-    /// Calls per second that redis-benchmark reaches.
-    fn benchmark(&self, command: &[OsString], calls: usize) -> f64 {
+    fn store(&self, coalesce: Duration) -> Arc<RedisStore> {
+        let policy = RotationPolicy { coalesce, grace: Duration::ZERO, ..RotationPolicy::default() };
+        let settings = RedisSettings {
+            servers: Servers::One(Secret::new(format!("redis://127.0.0.1:{}", self.port))),
+            timeout: Duration::from_secs(5),
+            ca: None,
+        };
+        Arc::new(RedisStore::connect_lazily(&settings, policy).unwrap())
+    }
+
+    /// Calls per second that redis-benchmark reaches, and the median of their times in milliseconds.
+    fn benchmark(&self, command: &[OsString], calls: usize) -> (f64, f64) {
         let output = Command::new("redis-benchmark")
             .args([
                 "-p",
@@ -220,8 +278,9 @@ impl Redis {
         // The name of the test is the command itself, binary and all: the figures are counted from the end.
         let last = text.trim_end().rsplit('\n').next().unwrap();
         let figures: Vec<&str> = last.rsplit(',').collect();
-        let rate = figures.get(6).map(|figure| figure.trim_matches('"'));
-        rate.and_then(|rate| rate.parse().ok()).unwrap_or_else(|| panic!("no rate in: {text}"))
+        let figure =
+            |place: usize| figures.get(place).and_then(|figure| figure.trim_matches('"').parse().ok());
+        figure(6).zip(figure(3)).unwrap_or_else(|| panic!("no figures in: {text}"))
     }
 }
 
@@ -229,5 +288,6 @@ impl Drop for Redis {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        let _ = std::fs::remove_dir_all(&self.folder);
     }
 }
