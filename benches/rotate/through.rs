@@ -31,7 +31,7 @@ impl Gateway {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let config = folder.join("portcullis.yaml");
         let text = format!(
-            "server: {{ listeners: [{{ address: \"127.0.0.1:{port}\" }}], threads: 1 }}\n\
+            "server: {{ listeners: [{{ address: \"127.0.0.1:{port}\" }}] }}\n\
              log: {{ access: false, level: warn }}\n\
              sessions:\n  issuer: https://bench.example\n  audiences: [bench]\n  users: {{ file: {{ path: users.yaml }} }}\n  \
              secret_file: secret\n  signing_keys: keys\n  store: {store}\n  \
