@@ -73,6 +73,13 @@ struct Inner {
     log_lines_dropped: IntCounter,
 }
 
+/// Begins the series of these labels: a rate can be asked of what was there before it happened.
+fn begin(counters: &IntCounterVec, labels: impl IntoIterator<Item = &'static str>) {
+    for label in labels {
+        counters.with_label_values(&[label]);
+    }
+}
+
 impl Metrics {
     /// Registers every metric.
     ///
@@ -106,10 +113,9 @@ impl Metrics {
         )?;
         registry.register(Box::new(key_set_age.clone()))?;
         let panics = counters("panics_total", "Panics contained; each is a bug worth a report.", &["place"])?;
-        // A rate can be asked of what was there before it happened.
-        for place in Place::ALL {
-            panics.with_label_values(&[place.as_str()]);
-        }
+        begin(&panics, Place::ALL.iter().map(|place| place.as_str()));
+        let reloads = counters("config_reloads_total", "Configuration reloads.", &["result"])?;
+        begin(&reloads, ["ok", "error"]);
         let feed_age = Gauge::new(
             "revocation_feed_age_seconds",
             "Seconds since the revocation feed was last read to its end.",
@@ -169,7 +175,7 @@ impl Metrics {
                 "proxy_header_missing_total",
                 "Client connections closed because they did not begin with a PROXY header in time.",
             )?,
-            reloads: counters("config_reloads_total", "Configuration reloads.", &["result"])?,
+            reloads,
             hash_queue: gauge("password_hash_queue", "Logins waiting for a hashing worker.")?,
             panics,
             log_lines_dropped: counter(
@@ -220,6 +226,16 @@ impl Metrics {
     /// How old an issuer's key set is.
     pub fn key_set_age(&self, issuer: &str, age: Duration) {
         self.0.key_set_age.with_label_values(&[issuer]).set(age.as_secs_f64());
+    }
+
+    /// Events that may happen to sessions: a rate can be asked of each before it happened.
+    pub fn may_happen(&self, events: impl IntoIterator<Item = &'static str>) {
+        begin(&self.0.session_events, events);
+    }
+
+    /// Operations of the store that may fail.
+    pub fn may_fail(&self, operations: impl IntoIterator<Item = &'static str>) {
+        begin(&self.0.store_errors, operations);
     }
 
     /// Something happened to a session; `event` is from the closed list of the endpoints.

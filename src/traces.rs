@@ -25,6 +25,8 @@ pub const TRACESTATE: &str = "tracestate";
 const QUEUE: usize = 4096;
 /// The most spans in one message.
 const BATCH: usize = 512;
+/// The most bytes of a path or a host in a span.
+const LONGEST: usize = 512;
 /// How long spans gather.
 const GATHER: Duration = Duration::from_secs(1);
 /// For one message to the collector.
@@ -190,6 +192,11 @@ async fn export(
     }
 }
 
+/// What strangers choose the length of: a message to the collector that is too long takes other spans along.
+fn shortened(text: &str) -> &str {
+    text.get(..text.floor_char_boundary(LONGEST)).unwrap_or_default()
+}
+
 /// Trace, parent and whether it is recorded, of a `traceparent` (W3C Trace Context section 3.2).
 fn parse(text: &str) -> Option<(TraceId, SpanId, bool)> {
     let mut parts = text.split('-');
@@ -221,9 +228,9 @@ fn data(span: &RequestSpan, told: &Told<'_>) -> SpanData {
         text("http.request.method", told.method.as_str()),
         KeyValue::new("http.response.status_code", i64::from(told.status)),
         text("http.route", told.route),
-        text("url.path", told.path),
+        text("url.path", shortened(told.path)),
         KeyValue::new("url.scheme", if told.https { "https" } else { "http" }),
-        text("server.address", told.host),
+        text("server.address", shortened(told.host)),
         KeyValue::new("client.address", told.client.to_string()),
         KeyValue::new("portcullis.reason", told.reason),
         text("portcullis.request_id", told.request_id),

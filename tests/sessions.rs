@@ -4,8 +4,8 @@ use crate::support::config::{PASSWORD, phc, users};
 use crate::support::keys::b64;
 use crate::support::measure::processor_time;
 use crate::support::person::{
-    Tokens, call, credentials, end_session, login, login_as, login_request, logout, refresh, refresh_request,
-    sessions,
+    COOKIE, Tokens, browser_login, browser_refresh, call, credentials, end_session, login, login_as,
+    login_in_browser, login_request, logout, refresh, refresh_request, sessions,
 };
 use crate::support::token::{now, parts};
 use crate::support::wait::let_pass;
@@ -778,4 +778,31 @@ fn a_login_whose_body_never_comes_is_given_up() {
     }
     assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
     login(&gateway);
+}
+
+/// A browser keeps a cookie for each path it was ever set for, and sends that of the longer path first.
+#[test]
+fn cookies_left_over_are_no_replay_and_hide_no_session() {
+    let set =
+        start(Sessions::embedded().set("refresh_token", "{ grace: 0s, coalesce: 0s, lost_response: 0s }"));
+    let both = |first: &str, second: &str| {
+        let cookies = format!("{COOKIE}={first}; {COOKIE}={second}");
+        post("/auth/refresh").same_origin().cookie(&cookies).send(&set.gateway.address())
+    };
+    let old = login_in_browser(&set.gateway);
+    let new = Tokens::from_cookie(browser_refresh(&old.refresh).send(&set.gateway.address()));
+    let newer = Tokens::from_cookie(both(&old.refresh, &new.refresh));
+    let newest = Tokens::from_cookie(both(&newer.refresh, &new.refresh));
+
+    // Somebody else's, whose session has ended, cannot stand before one that lives.
+    let theirs = Tokens::from_cookie(browser_login("bob").send(&set.gateway.address()));
+    let request = post("/auth/logout").same_origin().cookie(&format!("{COOKIE}={}", theirs.refresh));
+    request.send(&set.gateway.address()).expect(204);
+    let last = Tokens::from_cookie(both(&theirs.refresh, &newest.refresh));
+    assert_eq!(last.session, old.session);
+
+    // Alone, what is old is a replay as ever, and ends the session for both.
+    let replay = browser_refresh(&old.refresh).send(&set.gateway.address()).expect(401);
+    assert_eq!(replay.member("code"), "token_reused");
+    assert_eq!(both(&old.refresh, &last.refresh).expect(401).member("code"), "session_revoked");
 }

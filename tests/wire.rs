@@ -45,6 +45,12 @@ fn requests_that_are_not_one_clear_request_are_400() {
         "GET / HTTP/1.1\r\nHost: a/b\r\n\r\n",
         "GET / HTTP/1.1\r\nHost: a b\r\n\r\n",
         "GET / HTTP/1.1\r\nHost: \r\n\r\n",
+        // The request line: RFC 9112 section 3.
+        "GET /a b HTTP/1.1\r\nHost: x\r\n\r\n",
+        "GET /a?b c HTTP/1.1\r\nHost: x\r\n\r\n",
+        "GET /a?\"<>\x7f HTTP/1.1\r\nHost: x\r\n\r\n",
+        "GET  /a HTTP/1.1\r\nHost: x\r\n\r\n",
+        "GET /a  HTTP/1.1\r\nHost: x\r\n\r\n",
         // Lengths: RFC 9112 section 6.3.
         "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",

@@ -53,12 +53,14 @@ pub fn run() {
     for case in [&many, &fresh, &forged, &none] {
         compare.row(case, [floor, ours]);
     }
-    if Command::new("haproxy").arg("-v").output().is_ok_and(|output| output.status.success()) {
-        for case in [&hot, &many, &fresh, &forged, &none] {
-            compare.row(case, [Peer::Haproxy, ours]);
+    for (peer, program, version) in [(Peer::Haproxy, "haproxy", "-v"), (Peer::Envoy, "envoy", "--version")] {
+        if Command::new(program).arg(version).output().is_ok_and(|output| output.status.success()) {
+            for case in [&hot, &many, &fresh, &forged, &none] {
+                compare.row(case, [peer, ours]);
+            }
+        } else {
+            println!("\n{program} is not on the path, so it is not compared.");
         }
-    } else {
-        println!("\nHAProxy is not installed, so it is not compared.");
     }
 }
 
@@ -137,6 +139,7 @@ fn name(peer: Peer) -> &'static str {
         Peer::Portcullis { access_log: false } => "Portcullis",
         Peer::Portcullis { access_log: true } => "Portcullis with access log",
         Peer::Haproxy => "HAProxy",
+        Peer::Envoy => "Envoy",
     }
 }
 

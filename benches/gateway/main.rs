@@ -1,5 +1,5 @@
 //! What the whole gateway costs beside a raw Pingora passthrough with the same allocator, and beside HAProxy
-//! if it is installed: CPU time per request, in pairs of short runs in alternating order, as ratios with
+//! and Envoy if they are on the path: CPU time per request, in pairs of short runs in alternating order, as ratios with
 //! quartiles. `PAIRS` and `REQUESTS` (per run) change how many.
 //!
 //! With the argument `instructions` it counts instructions per request under callgrind instead, which no

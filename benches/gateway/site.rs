@@ -26,6 +26,8 @@ pub enum Peer {
     },
     /// HAProxy with the same checks.
     Haproxy,
+    /// Envoy with its cache of tokens; it looks at neither scope nor role, and forwards one claim.
+    Envoy,
 }
 
 /// A folder with keys and configurations, which ends with the value.
@@ -50,6 +52,12 @@ impl Site {
         let text = STANDARD.encode(public.as_ref());
         let pem = format!("-----BEGIN PUBLIC KEY-----\n{text}\n-----END PUBLIC KEY-----\n");
         fs::write(folder.join("key.pem"), pem).unwrap();
+        // A key of 2048 bits with the usual exponent ends in the modulus and `02 03 01 00 01`.
+        let der = public.as_ref();
+        let modulus = URL_SAFE_NO_PAD.encode(&der[der.len() - 5 - 256..der.len() - 5]);
+        let jwk =
+            json!({"kty": "RSA", "alg": "RS256", "use": "sig", "kid": "bench", "n": modulus, "e": "AQAB"});
+        fs::write(folder.join("keys.json"), json!({ "keys": [jwk] }).to_string()).unwrap();
         Self { folder, upstream, key }
     }
 
@@ -58,7 +66,7 @@ impl Site {
         self.sign("bench", number)
     }
 
-    /// A token signed by a key that the issuer does not have.
+    /// A token that names a key the issuer does not have.
     pub fn of_unknown_key(&self) -> String {
         self.sign("other", 0)
     }
@@ -100,6 +108,10 @@ impl Site {
                 vec![env!("CARGO_BIN_EXE_portcullis").into(), "run".into(), "--config".into(), config]
             }
             Peer::Haproxy => vec!["haproxy".into(), "-db".into(), "-f".into(), self.haproxy(port)],
+            Peer::Envoy => {
+                let rest = ["--concurrency", "1", "-l", "critical", "--disable-hot-restart"].map(Into::into);
+                [vec!["envoy".into(), "-c".into(), self.envoy(port)], rest.into()].concat()
+            }
         };
         let words: Vec<&String> = wrapper.iter().chain(&arguments).collect();
         let child = Command::new(words[0])
@@ -124,7 +136,7 @@ impl Site {
             "server: {{ listeners: [{{ address: \"127.0.0.1:{port}\" }}], threads: 1 }}\n\
              log: {{ access: {access_log}, level: warn }}\n\
              issuers:\n  bench:\n    issuer: bench-issuer\n    audiences: [bench-api]\n    \
-             algorithms: [RS256]\n    key_set: {{ file: key.pem }}\n\
+             algorithms: [RS256]\n    key_set: {{ file: keys.json }}\n\
              upstreams:\n  up: {{ endpoints: [\"http://{upstream}\"] }}\n\
              routes:\n  - name: orders\n    match: {{ path: /orders/**, methods: [GET] }}\n    \
              upstream: up\n    auth: {{ scopes: [orders:read], roles: [customer] }}\n"
@@ -154,6 +166,46 @@ impl Site {
             key.display()
         );
         self.write("haproxy.cfg", &text)
+    }
+
+    fn envoy(&self, port: u16) -> String {
+        let kind = |path: &str| format!("type.googleapis.com/envoy.extensions.filters.{path}");
+        let at = |port| json!({ "socket_address": { "address": "127.0.0.1", "port_value": port } });
+        let provider = json!({
+            "issuer": "bench-issuer",
+            "audiences": ["bench-api"],
+            "local_jwks": { "filename": self.folder.join("keys.json") },
+            "claim_to_headers": [{ "header_name": "x-auth-subject", "claim_name": "sub" }],
+            "jwt_cache_config": { "jwt_cache_size": 20_000 },
+        });
+        let rule = json!({ "match": { "prefix": "/orders/" }, "requires": { "provider_name": "bench" } });
+        let check = json!({
+            "name": "jwt",
+            "typed_config": {
+                "@type": kind("http.jwt_authn.v3.JwtAuthentication"),
+                "providers": { "bench": provider },
+                "rules": [rule],
+            },
+        });
+        let router = json!({ "name": "router", "typed_config": { "@type": kind("http.router.v3.Router") } });
+        let all = json!({ "match": { "prefix": "/" }, "route": { "cluster": "up" } });
+        let manager = json!({
+            "@type": kind("network.http_connection_manager.v3.HttpConnectionManager"),
+            "stat_prefix": "in",
+            "route_config": { "virtual_hosts": [{ "name": "all", "domains": ["*"], "routes": [all] }] },
+            "http_filters": [check, router],
+        });
+        let filter = json!({ "name": "manager", "typed_config": manager });
+        let listener =
+            json!({ "name": "in", "address": at(port), "filter_chains": [{ "filters": [filter] }] });
+        let endpoint = json!({ "endpoint": { "address": at(self.upstream.port()) } });
+        let cluster = json!({
+            "name": "up",
+            "type": "STATIC",
+            "load_assignment": { "cluster_name": "up", "endpoints": [{ "lb_endpoints": [endpoint] }] },
+        });
+        let resources = json!({ "listeners": [listener], "clusters": [cluster] });
+        self.write("envoy.json", &json!({ "static_resources": resources }).to_string())
     }
 
     fn write(&self, name: &str, text: &str) -> String {

@@ -220,8 +220,14 @@ fn refresh_token(value: &Value<'_>) -> RotationPolicy {
     let Some(fields) = value.fields(known, &[]) else { return policy };
     policy.idle = fields.duration("idle", policy.idle);
     policy.absolute = fields.duration("absolute", policy.absolute);
+    // Of the two the one that is not written gives way to the other.
     policy.grace = fields.duration("grace", policy.grace);
     policy.coalesce = fields.duration("coalesce", policy.coalesce);
+    match (fields.get("grace"), fields.get("coalesce")) {
+        (Some(_), None) => policy.coalesce = policy.coalesce.max(policy.grace),
+        (None, Some(_)) => policy.grace = policy.grace.min(policy.coalesce),
+        _ => {}
+    }
     if let Some(lost) = fields.get("lost_response").and_then(|value| lost_response(&value)) {
         policy.lost_response = lost;
     }
@@ -244,7 +250,7 @@ fn refresh_token(value: &Value<'_>) -> RotationPolicy {
 
 fn check_times(fields: &Fields<'_>, policy: &RotationPolicy) {
     if policy.coalesce < policy.grace
-        && let Some(value) = fields.get("coalesce").or_else(|| fields.get("grace"))
+        && let Some(value) = fields.get("coalesce")
     {
         value.error(
             format!("coalesce ({:?}) is shorter than grace ({:?})", policy.coalesce, policy.grace),

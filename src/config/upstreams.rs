@@ -136,7 +136,10 @@ pub(super) fn timeouts(value: &Value<'_>, default: UpstreamTimeouts) -> Upstream
 
 fn tls(value: &Value<'_>, endpoints: &[(Value<'_>, EndpointSettings)]) -> Option<UpstreamTls> {
     if endpoints.iter().any(|(_, endpoint)| endpoint.scheme == Scheme::Http) {
-        value.error("these endpoints are plain http", "write https:// in endpoints, or remove tls");
+        value.warning(
+            "has no effect on plain http endpoints",
+            "write https:// in endpoints, or remove tls: nothing between here and them is secret",
+        );
     }
     let fields =
         value.fields(&["server_name", "ca_file", "client_certificate", "client_private_key"], &[])?;

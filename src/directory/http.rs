@@ -83,6 +83,16 @@ impl HttpDirectory {
                 Ok(answer)
             }
             Ok(answer) => Err(self.outage(format!("it answered with status {}", answer.status))),
+            // It was asked. What it does not like in one name is no reason to ask it about no other, and if it were
+            // to cost nothing to be asked like that again and again, a stranger would.
+            Err(error @ OutboundError::TooLarge(_)) => {
+                self.breaker.answered();
+                Err(unclear(error.to_string()))
+            }
+            Err(error @ OutboundError::Broken(_)) => {
+                self.breaker.failed(Instant::now());
+                Err(unclear(error.to_string()))
+            }
             Err(error) => Err(self.outage(error.to_string())),
         }
     }

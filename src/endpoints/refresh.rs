@@ -20,11 +20,11 @@ impl Endpoints {
     ) -> Result<Handled, Refused> {
         let fields = Fields::read(request.headers, body)?;
         let now = self.parts.clock.now();
-        let parsed = self.refresh_credential(request, &fields, now).map_err(|fault| match fault {
+        let tokens = self.refresh_credentials(request, &fields, now).map_err(|fault| match fault {
             Fault::NoSession | Fault::InvalidToken | Fault::SessionExpired => refused(fault),
             other => other.into(),
         })?;
-        let (outcome, session) = self.rotate(request, &parsed, now).await?;
+        let (parsed, outcome, session) = self.rotate_living(request, tokens, now).await?;
         let claims = self.claims_now(request, &session, now).await?;
         let claims = claims.as_ref().unwrap_or(&session.claims);
 
@@ -33,6 +33,27 @@ impl Endpoints {
         let token = (!unchanged).then(|| self.parts.tokens.mint_generation(&parsed, session.generation));
         let reply = self.grant(&session, claims, token.as_ref(), now).await?;
         Ok(Handled { reply, event: Some(event(outcome)), audit: None })
+    }
+
+    /// Presents the first of these whose session has not ended. Each is genuine: one of a session that ended, before
+    /// one that lives, ends no session.
+    async fn rotate_living(
+        &self,
+        request: &EndpointRequest<'_>,
+        tokens: Vec<Parsed>,
+        now: Timestamp,
+    ) -> Result<(Parsed, Outcome, SessionRecord), Refused> {
+        let mut first = None;
+        for parsed in tokens {
+            match self.rotate(request, &parsed, now).await {
+                Ok((outcome, session)) => return Ok((parsed, outcome, session)),
+                Err(ended) if matches!(ended.fault, Fault::SessionRevoked | Fault::SessionExpired) => {
+                    first.get_or_insert(ended);
+                }
+                Err(other) => return Err(other),
+            }
+        }
+        Err(first.unwrap_or_else(|| Fault::NoSession.into()))
     }
 
     /// Presents a refresh token to the store and yields the session if that grants new tokens.

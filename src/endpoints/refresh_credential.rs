@@ -7,6 +7,9 @@ use crate::clock::Timestamp;
 use crate::session::refresh_token::{Parsed, TokenError};
 use crate::session::store::Delivery;
 
+/// The most sessions that the cookies of one request are tried with.
+const MOST_COOKIES: usize = 4;
+
 impl Endpoints {
     /// Whether the request brought our cookie. One with an empty value is none.
     pub(super) fn brings_cookie(&self, request: &EndpointRequest<'_>) -> bool {
@@ -29,37 +32,59 @@ impl Endpoints {
         fields: &Fields,
         now: Timestamp,
     ) -> Result<Parsed, Fault> {
+        self.refresh_credentials(request, fields, now)?.into_iter().next().ok_or(Fault::NoSession)
+    }
+
+    /// The refresh tokens a request may stand on, the likeliest first; never none. There are several only where a
+    /// browser sends several cookies of our name: it keeps one for each path they were ever set for, and neighbours
+    /// below the same domain can add theirs.
+    pub(super) fn refresh_credentials(
+        &self,
+        request: &EndpointRequest<'_>,
+        fields: &Fields,
+        now: Timestamp,
+    ) -> Result<Vec<Parsed>, Fault> {
         let in_body = fields.refresh_token()?;
         if !self.brings_cookie(request) {
             let token = in_body.ok_or(Fault::NoSession)?;
-            return self.parts.tokens.parse(token, Delivery::Body, now).map_err(fault_of);
+            let parsed = self.parts.tokens.parse(token, Delivery::Body, now);
+            return parsed.map(|parsed| vec![parsed]).map_err(fault_of);
         }
         self.check_same_site(request)?;
-        let (value, parsed) = self.best_cookie(request, now);
-        if in_body.is_some_and(|token| token != value) {
+        if in_body
+            .is_some_and(|token| self.settings.cookie.values(request.headers).all(|value| value != token))
+        {
             return Err(Fault::Malformed("The cookie and the body have different refresh tokens"));
         }
-        parsed.map_err(fault_of)
-    }
-
-    /// Of several cookies of our name the first that is good; else the first that is at least genuine.
-    fn best_cookie<'a>(
-        &'a self,
-        request: &EndpointRequest<'a>,
-        now: Timestamp,
-    ) -> (&'a str, Result<Parsed, TokenError>) {
-        let mut best = ("", Err(TokenError::Malformed));
+        let (mut good, mut expired): (Vec<Parsed>, _) = (Vec::new(), false);
         for value in self.settings.cookie.values(request.headers) {
-            let parsed = self.parts.tokens.parse(value, Delivery::Cookie, now);
-            if parsed.is_ok() {
-                return (value, parsed);
+            if in_body.is_some_and(|token| token != value) {
+                continue;
             }
-            let genuine = |parsed: &Result<Parsed, TokenError>| matches!(parsed, Err(TokenError::Expired));
-            if best.0.is_empty() || (genuine(&parsed) && !genuine(&best.1)) {
-                best = (value, parsed);
+            match self.parts.tokens.parse(value, Delivery::Cookie, now) {
+                Ok(parsed) => keep_newest(&mut good, parsed),
+                Err(error) => expired |= error == TokenError::Expired,
             }
         }
-        best
+        if good.is_empty() {
+            return Err(fault_of(if expired { TokenError::Expired } else { TokenError::Malformed }));
+        }
+        good.truncate(MOST_COOKIES);
+        Ok(good)
+    }
+}
+
+/// Of one session an older token is a cookie left over, and no replay.
+fn keep_newest(good: &mut Vec<Parsed>, parsed: Parsed) {
+    let new = &parsed.presented;
+    let same = good.iter_mut().find(|known| {
+        let known = &known.presented;
+        known.user == new.user && known.session == new.session && known.secret_hash == new.secret_hash
+    });
+    match same {
+        Some(known) if known.presented.generation >= new.generation => {}
+        Some(known) => *known = parsed,
+        None => good.push(parsed),
     }
 }
 

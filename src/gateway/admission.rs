@@ -1,6 +1,7 @@
 //! The first look at a request: size, framing, host and path, before any rule is asked.
 
 use super::context::RequestContext;
+use super::guard::Guarded;
 use super::headers::{self, ForwardedClaims};
 use super::path::CanonicalPath;
 use super::request_id;
@@ -31,6 +32,9 @@ pub(super) fn admit(session: &Session, ctx: &mut RequestContext) -> Result<Canon
         return Err(Reason::MethodNotAllowed);
     }
     framing(session)?;
+    if !Guarded::has_clear_request_line(session.stream()) {
+        return Err(Reason::BadRequest);
+    }
     if !is_whole_target(session) {
         return Err(Reason::BadPath);
     }
@@ -204,11 +208,22 @@ fn name_and_port(text: &str) -> Option<(&str, &str)> {
 pub(super) fn wants_html_only(session: &Session) -> bool {
     let accepts = |what: &[&str]| {
         values(&session.req_header().headers, &header::ACCEPT).any(|line| {
-            let mut ranges = line.split(',').filter_map(|range| range.split(';').next());
-            ranges.any(|range| what.iter().any(|what| range.trim().eq_ignore_ascii_case(what)))
+            // What has the weight 0 is not taken (RFC 9110 section 12.4.2).
+            let mut ranges = line.split(',').filter(|range| !weighs_nothing(range));
+            ranges.any(|range| {
+                let range = range.split(';').next().unwrap_or_default().trim();
+                what.iter().any(|what| range.eq_ignore_ascii_case(what))
+            })
         })
     };
     accepts(&["text/html"]) && !accepts(&["application/json", "application/problem+json", "application/*"])
+}
+
+fn weighs_nothing(range: &str) -> bool {
+    let mut parameters = range.split(';').skip(1).filter_map(|parameter| parameter.split_once('='));
+    parameters.any(|(name, value)| {
+        name.trim().eq_ignore_ascii_case("q") && value.trim().bytes().all(|b| matches!(b, b'0' | b'.'))
+    })
 }
 
 #[cfg(test)]

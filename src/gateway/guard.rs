@@ -178,6 +178,13 @@ impl Guarded {
         stream.and_then(|stream| (**stream).as_any().downcast_ref::<Self>()).map(|guarded| &guarded.switch)
     }
 
+    /// Whether the request line below a session, as it arrived, leaves no doubt about its target. What the engine
+    /// shows of it may be escaped by then. An HTTP/2 stream has none.
+    pub(super) fn has_clear_request_line(stream: Option<&Stream>) -> bool {
+        let guarded = stream.and_then(|stream| (**stream).as_any().downcast_ref::<Self>());
+        guarded.is_none_or(|guarded| guarded.arrived.has_clear_request_line())
+    }
+
     /// Something arrived: between requests that is the start of a header block.
     fn received(&mut self, phase: Phase, piece: &[u8]) {
         match phase {

@@ -7,7 +7,7 @@ use super::snapshot::ServedRoute;
 use crate::access_log::AccessLog;
 use crate::clock::Clock;
 use crate::endpoints::Endpoint;
-use crate::endpoints::event::Handled;
+use crate::endpoints::event::{Handled, SessionEvent};
 use crate::metrics::{CLIENT_GONE, Metrics, RouteMetrics};
 use crate::reason::Reason;
 use crate::traces::{RequestSpan, Told, Traces};
@@ -63,6 +63,7 @@ pub(super) struct Reporter {
 
 impl Reporter {
     pub(super) fn new(metrics: Metrics, log: AccessLog, traces: Traces, clock: Arc<dyn Clock>) -> Self {
+        metrics.may_happen(SessionEvent::ALL.iter().map(|event| event.as_str()));
         Self { endpoints: EndpointMetrics::new(&metrics), metrics, log, traces, clock }
     }
 

@@ -16,14 +16,52 @@ const ENGINE_FIELDS: usize = 256;
 pub(super) struct Arrived {
     bytes: usize,
     lines: usize,
+    line: RequestLine,
+}
+
+/// What is seen of the request line (RFC 9112 section 3) before the engine escapes what it does not like in it.
+#[derive(Debug, Default, Clone, Copy)]
+struct RequestLine {
+    begun: bool,
+    done: bool,
+    spaces: u8,
+    odd: bool,
+}
+
+impl RequestLine {
+    /// Takes in the line's bytes. Empty lines may come before it (RFC 9112 section 2.2).
+    fn add(&mut self, piece: &[u8]) {
+        for byte in piece {
+            match byte {
+                b'\n' if self.begun => {
+                    self.done = true;
+                    return;
+                }
+                b'\r' | b'\n' => {}
+                b' ' => self.spaces = self.spaces.saturating_add(1),
+                byte => {
+                    self.begun = true;
+                    self.odd |= byte.is_ascii_control();
+                }
+            }
+        }
+    }
 }
 
 impl Arrived {
     pub(super) fn add(&mut self, piece: &[u8]) {
         self.bytes += piece.len();
+        if !self.line.done {
+            self.line.add(piece);
+        }
         // In pieces whose lines fit a byte, so that the compiler takes many bytes at once.
         let lines = |piece: &[u8]| piece.iter().map(|byte| u8::from(*byte == b'\n')).sum::<u8>();
         self.lines += piece.chunks(255).map(|piece| usize::from(lines(piece))).sum::<usize>();
+    }
+
+    /// Whether the request line is of three words with a space between each, and has no control character.
+    pub(super) fn has_clear_request_line(self) -> bool {
+        self.line.spaces == 2 && !self.line.odd
     }
 
     /// Why the engine cannot have parsed it.
@@ -66,6 +104,26 @@ pub(super) fn answer(reason: Reason) -> (u16, Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_request_line_has_two_spaces_however_it_arrives() {
+        for (line, clear) in [
+            ("GET /a HTTP/1.1\r\nHost: a b c\r\n\r\n", true),
+            ("\r\n\nGET /a HTTP/1.1\n", true),
+            ("GET /a b HTTP/1.1\r\n", false),
+            ("GET  /a HTTP/1.1\r\n", false),
+            ("GET /a HTTP/1.1 \r\n", false),
+            ("GET /a\tHTTP/1.1\r\n", false),
+            ("GET /a\u{7f} HTTP/1.1\r\n", false),
+            ("GET /a\r\n", false),
+        ] {
+            for size in [1, 3, 4096] {
+                let mut arrived = Arrived::default();
+                line.as_bytes().chunks(size).for_each(|piece| arrived.add(piece));
+                assert_eq!(arrived.has_clear_request_line(), clear, "{line:?} by {size}");
+            }
+        }
+    }
 
     #[test]
     fn what_was_too_long_is_told_from_what_was_wrong() {

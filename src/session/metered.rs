@@ -19,9 +19,26 @@ pub struct MeteredStore<S> {
     down: AtomicBool,
 }
 
+/// What is asked of a store, by the names that metrics know it by.
+const OPERATIONS: [&str; 12] = [
+    "open",
+    "rotate",
+    "end",
+    "end_all",
+    "list",
+    "confirm",
+    "revocations",
+    "reapply",
+    "is_ended",
+    "ping",
+    "throttle_take",
+    "throttle_give_back",
+];
+
 impl<S: SessionStore> MeteredStore<S> {
     /// Watches `store`.
     pub fn new(store: S, metrics: Metrics) -> Self {
+        metrics.may_fail(OPERATIONS);
         Self { store, metrics, down: AtomicBool::new(false) }
     }
 

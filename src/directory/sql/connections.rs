@@ -6,6 +6,7 @@ use super::server::Server;
 use super::values;
 use futures_util::TryStreamExt as _;
 use sqlx::error::DatabaseError;
+use sqlx::mysql::MySqlDatabaseError;
 use sqlx::{
     AssertSqlSafe, Column as _, ConnectOptions as _, Database, Decode, Either, Encode, Executor,
     IntoArguments, MySql, MySqlConnection, PgConnection, Postgres, Row, SqlSafeStr as _, Sqlite,
@@ -29,6 +30,8 @@ pub(super) enum Trouble {
     Connect(sqlx::Error),
     #[error("{}", told(.0))]
     Query(#[from] sqlx::Error),
+    #[error("its answer cannot be read")]
+    Unreadable,
     #[error(transparent)]
     Misfit(#[from] Misfit),
 }
@@ -37,11 +40,22 @@ impl Trouble {
     /// Whether the database was there and said something.
     pub(super) fn is_answer(&self) -> bool {
         match self {
-            Self::Connect(_) => false,
-            Self::Query(error) => error.as_database_error().is_some(),
+            Self::Connect(_) | Self::Unreadable => false,
+            Self::Query(error) => error.as_database_error().is_some_and(|error| !is_outage(error)),
             Self::Misfit(_) => true,
         }
     }
+}
+
+/// Whether the database had no time, no room or no leave to look: the next question may be answered. By SQLSTATE
+/// (connection, transaction, resources, intervention, system, lock), and where MySQL has none by its own number.
+fn is_outage(error: &dyn DatabaseError) -> bool {
+    let code = error.code().unwrap_or_default();
+    let number = error.try_downcast_ref::<MySqlDatabaseError>().map(MySqlDatabaseError::number);
+    ["08", "40", "53", "57", "58"].iter().any(|class| code.starts_with(class))
+        || code == "55P03"
+        // Lock wait timeout, interrupted, statement timeout of MariaDB and of MySQL.
+        || matches!(number, Some(1205 | 1317 | 1969 | 3024))
 }
 
 /// What an operator reads. Errors about data (SQLSTATE class 22) quote it, and what a client calls its username may be

@@ -14,6 +14,7 @@ use super::password::PasswordPool;
 use super::password_hash::PasswordHash;
 use super::{Credentials, DirectoryError, Identity, Standing, UserDirectory};
 use crate::breaker::Breaker;
+use crate::panics::{Place, contain};
 use async_trait::async_trait;
 use connections::{Connections, Trouble};
 use row::Found;
@@ -72,7 +73,10 @@ impl SqlDirectory {
         if !self.breaker.admits(now) {
             return Err(DirectoryError::Unavailable("it did not answer the last times".to_owned()));
         }
-        let answer = timeout_at(deadline, self.connections.ask(username, now)).await;
+        // The library panics on some answers that are no protocol; that is an outage like any other.
+        let asked = contain(Place::Users, self.connections.ask(username, now));
+        let answer = timeout_at(deadline, asked).await;
+        let answer = answer.map(|asked| asked.unwrap_or_else(|_| Err(Trouble::Unreadable)));
         if answer.as_ref().is_ok_and(|answer| answer.as_ref().err().is_none_or(Trouble::is_answer)) {
             self.breaker.answered();
         } else {

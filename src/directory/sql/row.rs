@@ -70,8 +70,10 @@ pub(super) fn check<'a>(columns: impl Iterator<Item = &'a str> + Clone, values: 
         return Err(Misfit::Values(values));
     }
     for required in REQUIRED {
-        if !columns.clone().any(|name| name == required) {
-            return Err(Misfit::Missing(required));
+        match columns.clone().filter(|name| *name == required).count() {
+            0 => return Err(Misfit::Missing(required)),
+            1 => {}
+            _ => return Err(Misfit::Repeated(required.to_owned())),
         }
     }
     let mut claims = Map::new();

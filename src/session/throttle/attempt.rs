@@ -7,6 +7,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use unicode_normalization::UnicodeNormalization as _;
+use unicode_normalization::char::is_combining_mark;
 
 /// The name of one counter.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -57,10 +59,9 @@ impl AttemptNames {
         self
     }
 
-    /// A try on `username` from `address`. Names are folded, since a directory may ignore case and spaces at
-    /// the ends.
+    /// A try on `username` from `address`.
     pub fn attempt(&self, username: &str, address: IpAddr) -> Attempt {
-        let account = username.trim().to_lowercase();
+        let account = folded(username);
         let network = network(address).to_string();
         let name = |key, network: &str, account: &str| {
             Name(leading(hmac::sign(key, format!("{network}\n{account}").as_bytes()).as_ref()))
@@ -82,6 +83,20 @@ impl fmt::Debug for AttemptNames {
     }
 }
 
+/// The name as the laxest directory reads it, so that no spelling of one is another account here: databases and LDAP
+/// servers ignore case, accents, width, spaces and what cannot be seen. Names that are merged share a budget, no more.
+fn folded(username: &str) -> String {
+    let unseen = |c: &char| {
+        matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}')
+            || matches!(c, '\u{feff}' | '\u{e0000}'..='\u{e0fff}')
+            || (c.is_control() && !c.is_whitespace())
+            || is_combining_mark(*c)
+    };
+    let seen = username.nfkd().filter(|c| !unseen(c));
+    let plain: String = seen.flat_map(char::to_uppercase).flat_map(char::to_lowercase).collect();
+    plain.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 fn key(master: &[u8], deployment: &str) -> hmac::Key {
     hmac::Key::new(hmac::HMAC_SHA256, &derive(master, "login throttle", deployment)[..])
 }
@@ -96,5 +111,28 @@ fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(v4) => IpAddr::V4(Ipv4Addr::from_bits(v4.to_bits() & !0xff)),
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spellings_that_some_directory_takes_for_one_name_are_one_account() {
+        let aliases = [
+            " ALICE ",
+            "\u{e1}lice",
+            "\u{ff41}lice",
+            "al\u{2170}ce",
+            "a\u{200b}lice\0",
+            "\u{a0}alice",
+            "ali\u{ad}ce",
+        ];
+        for alias in aliases {
+            assert_eq!(folded(alias), "alice", "{alias:?}");
+        }
+        assert_eq!(folded("Stra\u{df}e  1"), "strasse 1");
+        assert_ne!(folded("alice"), folded("alice2"));
     }
 }
