@@ -19,6 +19,8 @@ const TWO: [u8; 4] = [127, 0, 0, 2];
 enum Says {
     /// These addresses, for so many seconds.
     Addresses(Vec<[u8; 4]>, u32),
+    /// This address, but after a moment.
+    Slowly([u8; 4], Duration),
     /// SERVFAIL.
     Failure,
     /// Nothing at all.
@@ -82,7 +84,11 @@ fn answer(query: &[u8], says: &Says, asked: &AtomicUsize) -> Option<Vec<u8>> {
     asked.fetch_add(usize::from(ipv4), Ordering::SeqCst);
     let (addresses, ttl, code) = match says {
         Says::Addresses(addresses, ttl) if ipv4 => (addresses.as_slice(), *ttl, 0),
-        Says::Addresses(..) => (&[][..], 0, 0),
+        Says::Slowly(address, moment) if ipv4 => {
+            thread::sleep(*moment);
+            (std::slice::from_ref(address), 60, 0)
+        }
+        Says::Addresses(..) | Says::Slowly(..) => (&[][..], 0, 0),
         Says::Failure => (&[][..], 0, 2),
         Says::Silence => return None,
     };
@@ -114,12 +120,16 @@ impl Site {
     }
 
     fn gateway(&self, names: &NameServer) -> Gateway {
+        Gateway::start(&self.config("app", names))
+    }
+
+    fn config(&self, name: &str, names: &NameServer) -> Config {
         let upstream = format!(
             "{{ endpoints: [\"http://app.example.test:{}\"], resolvers: [\"{}\"] }}",
             self.port, names.address
         );
-        let route = "{ name: all, match: { path: /** }, upstream: app, auth: public }";
-        Gateway::start(&Config::new().upstream_raw("app", &upstream).route(route))
+        let route = format!("{{ name: all, match: {{ path: /** }}, upstream: {name}, auth: public }}");
+        Config::new().upstream_raw(name, &upstream).route(&route)
     }
 }
 
@@ -163,4 +173,29 @@ fn a_name_server_that_fails_or_is_silent_takes_no_address_away() {
     assert!(gateway.says("cannot resolve a name"));
     names.say(Says::Addresses(vec![TWO], 60));
     assert!(eventually(SOON, || who(&gateway) == "two"), "it has not recovered");
+}
+
+#[test]
+fn a_reload_waits_for_the_addresses_of_names_that_are_new() {
+    let (site, names) = (Site::new(), NameServer::start(Says::Addresses(vec![ONE], 60)));
+    let gateway = site.gateway(&names);
+    assert!(eventually(SOON, || who(&gateway) == "one"));
+    names.say(Says::Slowly(ONE, Duration::from_millis(500)));
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let asking = scope.spawn(|| {
+            let answers = std::iter::from_fn(|| (!stop.load(Ordering::SeqCst)).then(|| who(&gateway)));
+            answers.collect::<Vec<_>>()
+        });
+        // The same place under another name is another upstream.
+        gateway.reload(&site.config("renamed", &names), "ok");
+        let_pass(Duration::from_millis(200));
+        stop.store(true, Ordering::SeqCst);
+        let answers = asking.join().unwrap();
+        assert!(answers.len() > 5 && answers.iter().all(|answer| answer == "one"), "{answers:?}");
+    });
+    // A name that nobody knows holds up the rest for a while, and then no longer.
+    names.say(Says::Silence);
+    gateway.reload(&site.config("again", &names), "ok");
+    assert_eq!(who(&gateway), "502");
 }

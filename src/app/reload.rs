@@ -16,7 +16,11 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::watch;
+
+/// How long a new configuration waits for the addresses of names that are new.
+const RESOLUTION: Duration = Duration::from_secs(5);
 
 /// A running gateway, as far as a reload changes it.
 pub(super) struct Running {
@@ -86,9 +90,12 @@ impl Running {
         let snapshot = self.workshop.build(&config, Some(&serving))?;
         Workshop::start(&snapshot, Some(&serving));
         drop(serving);
-        // Issuers that are new get the time to give their keys before the first token comes.
+        // Issuers that are new get the time to give their keys before the first token comes, and names that are new
+        // the time to be resolved before the first request does.
         let without = snapshot.verifier().key_sets().filter(|keys| keys.latest().is_none());
-        join_all(without.map(|keys| keys.refresh(None))).await;
+        let keys = join_all(without.map(|keys| keys.refresh(None)));
+        let addresses = join_all(snapshot.upstreams().map(|upstream| upstream.reachable(RESOLUTION)));
+        tokio::join!(keys, addresses);
         let mut renewed = Vec::new();
         for served in &self.certificates {
             let listener = config.server.listeners.iter().find(|listener| listener.address == served.address);

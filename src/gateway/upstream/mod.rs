@@ -22,6 +22,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
+use tokio::sync::Notify;
 
 /// HTTP/2 streams on one connection to an upstream.
 const UPSTREAM_H2_STREAMS: usize = 100;
@@ -40,6 +41,8 @@ pub(super) struct Target {
 pub struct Upstream {
     settings: UpstreamSettings,
     targets: ArcSwap<Vec<Arc<Target>>>,
+    /// Told when there are others.
+    installed: Notify,
     next: AtomicUsize,
     trust: Trust,
     metrics: UpstreamMetrics,
@@ -59,6 +62,7 @@ impl Upstream {
         let upstream = Self {
             settings: settings.clone(),
             targets: ArcSwap::default(),
+            installed: Notify::new(),
             next: AtomicUsize::new(0),
             trust: Trust::new(&settings.name, settings.tls.as_ref())?,
             metrics,

@@ -82,6 +82,21 @@ impl Upstream {
         targets.iter().filter(|target| target.endpoint == at).map(|target| target.address).collect()
     }
 
+    /// Waits until there is an address to send requests to, at most for `limit`.
+    pub async fn reachable(&self, limit: Duration) {
+        let found = async {
+            loop {
+                let installed = self.installed.notified();
+                if !self.targets.load().is_empty() {
+                    return;
+                }
+                installed.await;
+            }
+        };
+        // A name that nobody knows holds up nothing for longer.
+        let _ = tokio::time::timeout(limit, found).await;
+    }
+
     /// Takes these addresses, by endpoint, as the targets; one that is known keeps its health.
     pub(super) fn install(&self, addresses: Vec<Vec<SocketAddr>>) {
         let before = self.targets.load();
@@ -105,6 +120,7 @@ impl Upstream {
             && before.iter().zip(&targets).all(|(before, target)| Arc::ptr_eq(before, target));
         if !same {
             self.targets.store(Arc::new(targets));
+            self.installed.notify_waiters();
         }
     }
 }
