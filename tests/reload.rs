@@ -123,6 +123,22 @@ fn a_broken_file_changes_nothing_is_told_with_its_place_and_counted() {
 }
 
 #[test]
+fn a_file_that_comes_after_the_configuration_that_names_it_is_waited_for() {
+    let (upstream, issuer) = (Upstream::start(), Issuer::start());
+    let config = Config::to(&upstream).route(&route("a", ""));
+    let gateway = Gateway::start(&config);
+    let key_set = "{ issuer: \"https://id.test\", audiences: [orders-api], key_set: { file: later.json } }";
+    gateway.reload(&config.clone().issuer("later", key_set).route(&route("b", "")), "error");
+    get("/b/1").send(&gateway.address()).expect(404);
+    let accepted = gateway.metric("portcullis_config_reloads_total", &[("result", "ok")]);
+    let url = issuer.key_set_url();
+    let (host, path) = url.trim_start_matches("http://").split_once('/').unwrap();
+    gateway.folder().write("later.json", get(&format!("/{path}")).send(host).expect(200).text());
+    assert!(gateway.has_reloaded("ok", accepted), "{}", gateway.stderr());
+    get("/b/1").send(&gateway.address()).expect(200);
+}
+
+#[test]
 fn keys_sessions_and_upstream_connections_survive() {
     let (upstream, issuer) = (Upstream::start(), Issuer::start());
     let config = Config::to(&upstream)

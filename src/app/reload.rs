@@ -77,6 +77,10 @@ impl Running {
                     let file = self.path.display();
                     tracing::error!(%file, %error, "the new configuration is refused; the old one stays");
                     self.metrics.config_reloaded(false);
+                    // A file that the new one names may come later, or be mended there.
+                    if let StartError::Config(errors) = error {
+                        watch.add(errors.files);
+                    }
                 }
             }
         }

@@ -38,6 +38,13 @@ impl Watch {
         self.files = files;
     }
 
+    /// Watches these files too.
+    pub(super) fn add(&mut self, files: Vec<PathBuf>) {
+        let new: Vec<_> = files.into_iter().filter(|file| !self.files.contains(file)).collect();
+        self.known.extend(marks(&new));
+        self.files.extend(new);
+    }
+
     /// Waits for SIGHUP, or until a file has changed and then stayed as it is for one more look, so that one
     /// that is being written is not read half.
     pub(super) async fn changed(&mut self) {

@@ -61,6 +61,8 @@ impl fmt::Display for Finding {
 pub struct ConfigErrors {
     /// At least one.
     pub errors: Vec<Finding>,
+    /// The files that the configuration names and that were looked into: what is wrong may be wrong there.
+    pub files: Vec<PathBuf>,
 }
 
 impl fmt::Display for ConfigErrors {
@@ -81,11 +83,13 @@ pub(super) struct Report {
     file: PathBuf,
     errors: RefCell<Vec<Finding>>,
     warnings: RefCell<Vec<Finding>>,
+    files: RefCell<Vec<PathBuf>>,
 }
 
 impl Report {
     pub(super) fn new(file: &Path) -> Self {
-        Self { file: file.to_owned(), errors: RefCell::default(), warnings: RefCell::default() }
+        let file = file.to_owned();
+        Self { file, errors: RefCell::default(), warnings: RefCell::default(), files: RefCell::default() }
     }
 
     fn finding(
@@ -120,6 +124,11 @@ impl Report {
         self.warnings.borrow_mut().push(self.finding(Severity::Warning, mark.into(), path, what, mend));
     }
 
+    /// Notes a file that is looked into.
+    pub(super) fn reads(&self, file: &Path) {
+        self.files.borrow_mut().push(file.to_owned());
+    }
+
     /// Takes over what was found in a file that this one names.
     pub(super) fn absorb(&self, other: Self) {
         self.errors.borrow_mut().extend(other.errors.into_inner());
@@ -138,7 +147,7 @@ impl Report {
         if errors.is_empty() {
             Ok(in_order(self.warnings.into_inner()))
         } else {
-            Err(ConfigErrors { errors })
+            Err(ConfigErrors { errors, files: self.files.into_inner() })
         }
     }
 }

@@ -119,7 +119,7 @@ impl Config {
             what: "could not be understood".to_owned(),
             mend: "report this file as a bug".to_owned(),
         };
-        let config = config.ok_or_else(|| ConfigErrors { errors: vec![incomplete()] })?;
+        let config = config.ok_or_else(|| ConfigErrors { errors: vec![incomplete()], files: Vec::new() })?;
         Ok(Self { warnings, ..config })
     }
 

@@ -18,6 +18,7 @@ pub(super) struct Chain {
 
 /// Reads the file that `value` names; a failure is reported there.
 pub(super) fn read(value: &Value<'_>, file: &Path, limit: u64) -> Option<Vec<u8>> {
+    value.scope.report.reads(file);
     match secrets::read_file(file, limit) {
         Ok(bytes) => Some(bytes),
         Err(error) => {

@@ -118,9 +118,10 @@ impl Lease {
 
     /// Whether more of the body is awaited from now on.
     pub(super) fn awaits_body(&self, more: bool) {
-        let waits = self.terms.get().and_then(|terms| Some((terms.clock.now(), terms.body_timeout?)));
-        match waits.filter(|_| more) {
-            Some((now, limit)) => self.body.set(now.plus(limit)),
+        let waits =
+            self.terms.get().filter(|_| more).and_then(|terms| Some((terms.body_timeout?, &terms.clock)));
+        match waits {
+            Some((limit, clock)) => self.body.set(clock.now().plus(limit)),
             None => self.body.clear(),
         }
     }
