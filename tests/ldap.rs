@@ -1,5 +1,7 @@
 //! Who may log in is said by an LDAP directory: the gateway binds as the user and reads the user's own entry.
 
+mod answers;
+
 use crate::directories::dies_hangs_and_comes_back;
 use crate::support::config::PASSWORD;
 use crate::support::daemon::Breakable;
@@ -7,7 +9,7 @@ use crate::support::person::{login_as, login_request, refresh};
 use crate::support::slapd::Slapd;
 use crate::support::tls::Authority;
 use crate::support::token::parts;
-use crate::support::{Config, Gateway, Response, Sessions, Upstream, eventually, get, post};
+use crate::support::{Config, Folder, Gateway, Response, Sessions, Upstream, eventually, get, post};
 use serde_json::json;
 use std::time::Duration;
 
@@ -156,6 +158,11 @@ fn a_directory_is_asked_only_over_a_connection_that_proves_it() {
     let gateway = Gateway::start(&asking(&server.url(), ""));
     login_request("alice").send(&gateway.address()).expect(503);
     assert_eq!(server.binds(), asked, "{}", server.said());
+    // Unless it is one of them.
+    let folder = Folder::new();
+    let its = folder.write("ca.pem", authority.pem());
+    let gateway = Gateway::start(&asking(&server.url(), "").environment("SSL_CERT_FILE", &its));
+    login_as(&gateway, "alice");
 }
 
 #[test]

@@ -51,7 +51,8 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("opentelemetry_otlp", &["traces"]),
     ("hickory_resolver", &["gateway/upstream/resolve"]),
     ("sqlx", &["directory/sql"]),
-    ("ldap3", &["directory/ldap"]),
+    ("tokio_rustls", &["directory/ldap"]),
+    ("rustls_native_certs", &["directory/ldap"]),
 ];
 const MOST_LINES: usize = 400;
 const MAIN_LINES: usize = 60;

@@ -3,7 +3,7 @@
 use super::reader::{Fields, Value};
 use super::{pem, sql_directory, web};
 use crate::directory::RESERVED_CLAIMS;
-use crate::directory::ldap::{ClaimSource, LdapDirectory, LdapSettings, Template, is_attribute};
+use crate::directory::ldap::{ClaimSource, Encryption, LdapDirectory, LdapSettings, Template, is_attribute};
 use std::time::Duration;
 
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -22,7 +22,8 @@ pub(super) fn ldap(value: &Value<'_>) -> Option<LdapSettings> {
     let subject = subject(&fields, user_dn.as_ref());
     let claims = fields.get("claims").map(|value| claims(&value)).unwrap_or_default();
     let ca = fields.get("ca_file");
-    if let Some(value) = ca.as_ref().filter(|_| url.as_ref().is_some_and(|url| url.plain)) {
+    let plain = url.as_ref().is_some_and(|url| url.encryption == Encryption::None);
+    if let Some(value) = ca.as_ref().filter(|_| plain) {
         value.error("a plain connection has no certificate to verify", "use ldaps://, or start_tls: true");
     }
     let ca = match ca {
@@ -30,8 +31,8 @@ pub(super) fn ldap(value: &Value<'_>) -> Option<LdapSettings> {
         None => None,
     };
     let (ca, place) = ca.unzip();
-    let (url, user_dn, subject) = (url?.text, user_dn?, subject?);
-    let settings = LdapSettings { url, start_tls, ca, timeout, user_dn, subject, claims };
+    let (Url { host, port, encryption }, user_dn, subject) = (url?, user_dn?, subject?);
+    let settings = LdapSettings { host, port, encryption, ca, timeout, user_dn, subject, claims };
     if let Err(error) = LdapDirectory::new(settings.clone()) {
         place.as_ref().unwrap_or(value).error(error.to_string(), "give the certificates of your authority");
         return None;
@@ -40,8 +41,9 @@ pub(super) fn ldap(value: &Value<'_>) -> Option<LdapSettings> {
 }
 
 struct Url {
-    text: String,
-    plain: bool,
+    host: String,
+    port: u16,
+    encryption: Encryption,
 }
 
 fn url_of(value: &Value<'_>, start_tls: bool) -> Option<Url> {
@@ -56,7 +58,7 @@ fn url_of(value: &Value<'_>, start_tls: bool) -> Option<Url> {
         }
     };
     let authority = authority.strip_suffix('/').unwrap_or(authority);
-    let Some((host, _)) =
+    let Some((host, port)) =
         web::split_port(authority).filter(|(host, port)| web::is_host(host) && *port != Some(0))
     else {
         value.error("not a URL of a host and a port alone", mend);
@@ -69,14 +71,19 @@ fn url_of(value: &Value<'_>, start_tls: bool) -> Option<Url> {
         value
             .error("a certificate cannot be verified for an IPv6 address here", "write the name of the host");
     }
-    let plain = !tls && !start_tls;
-    if plain && !web::is_loopback(host) {
+    let encryption = match (tls, start_tls) {
+        (true, _) => Encryption::Tls,
+        (false, true) => Encryption::StartTls,
+        (false, false) => Encryption::None,
+    };
+    if encryption == Encryption::None && !web::is_loopback(host) {
         value.warning(
             "passwords go over plain ldap: whoever sits between reads them",
             "use ldaps://, or start_tls: true, off this machine",
         );
     }
-    Some(Url { text, plain })
+    let port = port.unwrap_or(if tls { 636 } else { 389 });
+    Some(Url { host: web::unbracketed(host).to_owned(), port, encryption })
 }
 
 fn subject(fields: &Fields<'_>, user_dn: Option<&Template>) -> Option<String> {

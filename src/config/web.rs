@@ -36,7 +36,8 @@ pub(super) fn is_dns_name(name: &str) -> bool {
     name.len() <= 253 && name.split('.').all(label) && !all_digits
 }
 
-fn unbracketed(host: &str) -> &str {
+/// An address of IPv6 as it stands outside of URLs.
+pub(super) fn unbracketed(host: &str) -> &str {
     host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
 }
 

@@ -17,6 +17,7 @@ pub(crate) mod http2_upstream;
 pub(crate) mod http_server;
 pub(crate) mod issuer;
 pub(crate) mod keys;
+pub(crate) mod ldap_server;
 pub(crate) mod load;
 pub(crate) mod mariadb;
 pub(crate) mod measure;

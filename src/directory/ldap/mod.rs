@@ -1,23 +1,26 @@
 //! The LDAP directory: it judges the password when the gateway binds as the user, and the user's own entry says who
 //! that is.
 
+mod ber;
+mod connection;
 mod dn;
 mod entry;
+mod message;
 
+pub use ber::Unreadable;
 pub use dn::{Template, is_attribute};
 pub use entry::ClaimSource;
+pub use message::{Attributes, Request, Said};
 
 use super::file::is_name;
 use super::{Credentials, DirectoryError, Identity, Standing, UserDirectory};
 use crate::breaker::Breaker;
-use crate::panics::{Place, contain};
 use async_trait::async_trait;
+use connection::{Broken, Connection};
 use entry::{Entry, Misfit};
-use ldap3::{Ldap, LdapConnAsync, LdapConnSettings, LdapError, Scope, SearchEntry};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
@@ -28,10 +31,12 @@ const AT_ONCE: usize = 64;
 /// How the directory is asked, and how entries are read (`sessions.users.ldap`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LdapSettings {
-    /// `ldaps://host:636`, or `ldap://host:389`.
-    pub url: String,
-    /// Whether a connection of `ldap` is encrypted before anything is said on it.
-    pub start_tls: bool,
+    /// A name or an address, without brackets.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+    /// How a connection is encrypted.
+    pub encryption: Encryption,
     /// The authorities to trust in place of the system's, as PEM.
     pub ca: Option<Vec<u8>>,
     /// From the first packet to the last.
@@ -44,18 +49,32 @@ pub struct LdapSettings {
     pub claims: Vec<ClaimSource>,
 }
 
+/// How a connection is encrypted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encryption {
+    /// Not at all.
+    None,
+    /// Before anything else is said on it, by a request of LDAP.
+    StartTls,
+    /// From the first byte.
+    Tls,
+}
+
 /// Why the directory cannot be asked as configured.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
     /// The authorities are none.
     #[error("ca_file: {0}")]
     Ca(String),
+    /// There is no TLS.
+    #[error("{0}")]
+    Tls(#[from] rustls::Error),
 }
 
 /// Users of an LDAP directory.
 pub struct LdapDirectory {
     settings: LdapSettings,
-    connecting: LdapConnSettings,
+    trust: Arc<ClientConfig>,
     breaker: Breaker,
     places: Semaphore,
 }
@@ -69,18 +88,18 @@ impl std::fmt::Debug for LdapDirectory {
 /// Why there is no judgement.
 #[derive(Debug, thiserror::Error)]
 enum Trouble {
-    #[error("{0}")]
-    Ldap(#[from] LdapError),
-    #[error("it closed the connection")]
-    Closed,
+    #[error(transparent)]
+    Broken(#[from] Broken),
     #[error("no answer in time")]
     Late,
-    #[error("its answer cannot be read")]
-    Unreadable,
-    #[error("it answered {what} with result code {code}")]
-    Code { what: &'static str, code: u32 },
+    #[error("it answered the bind with result code {0}")]
+    Bind(u32),
+    #[error("it answered the search of the user's own entry with result code {0}")]
+    Search(u32),
     #[error("after a good login it gave no entry of the user's own name; let users read their own entry")]
     NoEntry,
+    #[error("the user's own entry cannot be read: {0}")]
+    Entry(Unreadable),
     #[error("{0}")]
     Misfit(#[from] Misfit),
 }
@@ -89,9 +108,9 @@ impl Trouble {
     /// Whether the directory was there and said something of use. Busy and unavailable (51, 52) are an outage.
     const fn is_answer(&self) -> bool {
         match self {
-            Self::Ldap(_) | Self::Closed | Self::Late | Self::Unreadable => false,
-            Self::Code { code, .. } => !matches!(*code, 51 | 52),
-            Self::NoEntry | Self::Misfit(_) => true,
+            Self::Broken(_) | Self::Late => false,
+            Self::Bind(code) | Self::Search(code) => !matches!(*code, 51 | 52),
+            Self::NoEntry | Self::Entry(_) | Self::Misfit(_) => true,
         }
     }
 }
@@ -102,70 +121,61 @@ impl LdapDirectory {
     /// # Errors
     /// [`SettingsError`].
     pub fn new(settings: LdapSettings) -> Result<Self, SettingsError> {
-        let mut connecting = LdapConnSettings::new().set_starttls(settings.start_tls);
-        if let Some(pem) = &settings.ca {
-            connecting = connecting.set_config(Arc::new(trusting(pem).map_err(SettingsError::Ca)?));
-        }
+        let roots = match (&settings.ca, settings.encryption) {
+            (Some(pem), _) => authorities(pem).map_err(SettingsError::Ca)?,
+            (None, Encryption::None) => RootCertStore::empty(),
+            (None, Encryption::StartTls | Encryption::Tls) => systems_authorities(),
+        };
+        let trust = Arc::new(trusting(roots)?);
         let places = Semaphore::new(AT_ONCE);
-        Ok(Self { settings, connecting, breaker: Breaker::default(), places })
+        Ok(Self { settings, trust, breaker: Breaker::default(), places })
     }
 
     async fn ask(&self, credentials: &Credentials) -> Result<Option<Identity>, Trouble> {
-        // One task drives the connection and talks on it, so that a deadline ends both. The library panics on some
-        // answers; that is an outage like any other.
-        let talk = async {
-            let connected = LdapConnAsync::with_settings(self.connecting.clone(), &self.settings.url);
-            let (connection, ldap) = connected.await?;
-            let mut driven = std::pin::pin!(connection.drive());
-            tokio::select! {
-                biased;
-                answer = self.judge(ldap, credentials) => answer,
-                ended = &mut driven => Err(ended.err().map_or(Trouble::Closed, Trouble::Ldap)),
-            }
-        };
-        let talk = contain(Place::Users, talk);
-        let answered = tokio::time::timeout(self.settings.timeout, talk).await.map_err(|_| Trouble::Late)?;
-        answered.map_err(|_| Trouble::Unreadable)?
-    }
-
-    async fn judge(&self, mut ldap: Ldap, credentials: &Credentials) -> Result<Option<Identity>, Trouble> {
+        let mut connection = Connection::open(&self.settings, &self.trust).await?;
         let LdapSettings { user_dn, subject, claims, .. } = &self.settings;
         let name = user_dn.fill(&credentials.username);
-        match ldap.simple_bind(&name, credentials.password.expose()).await?.rc {
+        let (code, _) = connection.ask(&Request::bind(&name, credentials.password.expose())).await?;
+        match code {
             0 => {}
             // noSuchObject, invalidDNSyntax, inappropriateAuthentication, invalidCredentials, unwillingToPerform.
             32 | 34 | 48 | 49 | 53 => return Ok(None),
-            code => return Err(Trouble::Code { what: "the bind", code }),
+            _ => return Err(Trouble::Bind(code)),
         }
-        let attributes: Vec<&str> = [subject.as_str()]
-            .into_iter()
-            .chain(claims.iter().map(|claim| claim.attribute.as_str()))
-            .collect();
-        let found = ldap.search(&name, Scope::Base, "(objectClass=*)", attributes).await?;
-        let entry =
-            match (found.1.rc, found.0.into_iter().find(|found| !found.is_ref() && !found.is_intermediate()))
-            {
-                (0, Some(entry)) => SearchEntry::construct(entry),
-                (0 | 32 | 50, _) => return Err(Trouble::NoEntry),
-                (code, _) => return Err(Trouble::Code { what: "the search of the user's own entry", code }),
-            };
-        let texts = entry.attrs.into_iter().map(|(name, values)| (name, Some(values)));
-        let bytes = entry.bin_attrs.into_keys().map(|name| (name, None));
-        let attributes: HashMap<_, _> =
-            texts.chain(bytes).map(|(name, values)| (name.to_ascii_lowercase(), values)).collect();
-        Ok(Some(Entry(attributes).identity(subject, claims)?))
+        let sources = claims.iter().map(|claim| claim.attribute.as_str());
+        let read = Request::read(&name, std::iter::once(subject.as_str()).chain(sources));
+        // The password was right: such an answer is about this user, and no outage.
+        let found = connection.ask(&read).await.map_err(|broken| match broken {
+            Broken::Unreadable(why) => Trouble::Entry(why),
+            broken => broken.into(),
+        })?;
+        match found {
+            (0, Some(entry)) => Ok(Some(Entry(entry).identity(subject, claims)?)),
+            (0 | 32 | 50, _) => Err(Trouble::NoEntry),
+            (code, _) => Err(Trouble::Search(code)),
+        }
     }
 }
 
-fn trusting(pem: &[u8]) -> Result<ClientConfig, String> {
+fn authorities(pem: &[u8]) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(pem) {
         let certificate = certificate.map_err(|error| error.to_string())?;
         roots.add(certificate).map_err(|error| error.to_string())?;
     }
+    Ok(roots)
+}
+
+/// Those that can be read; a certificate of one that cannot proves nothing.
+fn systems_authorities() -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    roots
+}
+
+fn trusting(roots: RootCertStore) -> Result<ClientConfig, rustls::Error> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let versions = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let versions = versions.map_err(|error| error.to_string())?;
+    let versions = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
     Ok(versions.with_root_certificates(roots).with_no_client_auth())
 }
 
@@ -181,7 +191,8 @@ impl UserDirectory for LdapDirectory {
         if !self.breaker.admits(Instant::now()) {
             return Err(DirectoryError::Unavailable("it did not answer the last times".to_owned()));
         }
-        let answer = self.ask(&credentials).await;
+        let asked = tokio::time::timeout(self.settings.timeout, self.ask(&credentials)).await;
+        let answer = asked.unwrap_or(Err(Trouble::Late));
         if answer.as_ref().err().is_none_or(Trouble::is_answer) {
             self.breaker.answered();
         } else {
