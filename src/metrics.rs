@@ -18,6 +18,12 @@ const SECONDS: &[f64] =
 /// The code of a request whose client went away before it was answered, as nginx and its dashboards have it.
 pub const CLIENT_GONE: u16 = 499;
 
+/// The label of requests that no route serves; no route has this name.
+pub const UNROUTED: &str = "none";
+
+/// The status of a header block that is too large (RFC 6585 section 5).
+const HEADER_TOO_LARGE: u16 = 431;
+
 /// Status codes common enough to deserve a handle of their own.
 const COMMON_CODES: [u16; 17] =
     [200, 201, 202, 204, 301, 302, 304, 400, 401, 403, 404, 429, CLIENT_GONE, 500, 502, 503, 504];
@@ -268,7 +274,10 @@ impl Metrics {
 
     /// A request that could not be parsed was refused: counted as one that no route serves.
     pub fn unparsed(&self, code: u16) {
-        self.0.requests.with_label_values(&["none", code.to_string().as_str()]).inc();
+        self.0.requests.with_label_values(&[UNROUTED, code.to_string().as_str()]).inc();
+        let reason = if code == HEADER_TOO_LARGE { Reason::HeaderTooLarge } else { Reason::BadRequest };
+        let outcome = DecisionOutcome::Deny;
+        self.0.decisions.with_label_values(&[UNROUTED, "", outcome.as_str(), reason.as_str()]).inc();
     }
 
     /// A client connection was refused because the limit is reached.
@@ -284,6 +293,12 @@ impl Metrics {
     /// The configuration was loaded, or a new one was refused.
     pub fn config_reloaded(&self, ok: bool) {
         self.0.reloads.with_label_values(&[if ok { "ok" } else { "error" }]).inc();
+    }
+
+    /// A file that is followed on its own has changed, and was refused. One that is taken over is not counted: SIGHUP
+    /// reads them all, and is one reload.
+    pub fn file_refused(&self) {
+        self.config_reloaded(false);
     }
 
     /// Logins waiting for a hashing worker now.

@@ -99,6 +99,40 @@ fn metrics_have_the_promised_names_and_labels() {
 }
 
 #[test]
+fn what_no_route_serves_and_a_preflight_are_counted_with_their_reason() {
+    let upstream = Upstream::start();
+    let cors = "cors: { origins: [\"https://app.example.com\"] }";
+    let config = Config::to(&upstream)
+        .server("limits", "{ header_bytes: 2KiB, target_bytes: 200B }")
+        .route(&format!("{{ name: api, match: {{ path: /api }}, upstream: app, {cors} }}"));
+    let gateway = Gateway::start(&config);
+    let address = gateway.address();
+    get("/elsewhere").send(&address).expect(404);
+    get("/a%2Fb").send(&address).expect(400);
+    get(&format!("/{}", "x".repeat(300))).send(&address).expect(414);
+    request("TRACE", "/api").send(&address).expect(405);
+    get("/api").header("X-Long", &"x".repeat(3000)).send(&address).expect(431);
+    request("OPTIONS", "/api")
+        .header("Origin", "https://app.example.com")
+        .header("Access-Control-Request-Method", "GET")
+        .send(&address)
+        .expect(204);
+    let mut connection = Connection::open(&address).unwrap();
+    connection.send(b"no request\r\n\r\n").unwrap();
+    connection.read_response(false).unwrap().expect(400);
+    let name = "portcullis_auth_decisions_total";
+    for reason in
+        ["no_route", "bad_path", "target_too_long", "method_not_allowed", "header_too_large", "bad_request"]
+    {
+        let labels = [("route", "none"), ("issuer", ""), ("outcome", "deny"), ("reason", reason)];
+        assert!(gateway.metric_becomes(name, &labels, 1.0), "{reason}\n{}", gateway.metrics());
+    }
+    let labels = [("route", "api"), ("outcome", "allow"), ("reason", "preflight")];
+    assert!(gateway.metric_becomes(name, &labels, 1.0), "{}", gateway.metrics());
+    assert!(gateway.metric_becomes(name, &[], 7.0), "{}", gateway.metrics());
+}
+
+#[test]
 fn promtool_accepts_the_metrics() {
     let (upstream, issuer) = (Upstream::start(), Issuer::start());
     let gateway = Gateway::start(&whole(&upstream, &issuer));

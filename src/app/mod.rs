@@ -201,7 +201,7 @@ async fn serve(path: &Path, mut config: Config, upgrade: bool) -> Result<(), Sta
     for (listener, settings) in doors.clients.into_iter().zip(&config.server.listeners) {
         tracing::info!(address = %settings.address, tls = !settings.tls.is_empty(), "listening");
         if let Some(shown) = listener.certificates() {
-            certificates.push(Served::follow(settings, Arc::clone(shown))?);
+            certificates.push(Served::follow(settings, Arc::clone(shown), metrics.clone())?);
         }
         let (engine, connections) = (Arc::clone(&engine), Arc::clone(&connections));
         accept(&mut accepting, Accepting::new(listener, engine, connections, stopped.clone()));

@@ -52,11 +52,13 @@ impl Served {
     pub(super) fn follow(
         settings: &ListenerSettings,
         certificates: Arc<Certificates>,
+        metrics: Metrics,
     ) -> std::io::Result<Self> {
         let (files, changed) = watch::channel(settings.tls.clone());
         let watch = Watch::new(paths(&settings.tls))?;
         let address = settings.address;
-        let followed = Followed { address, certificates: Arc::clone(&certificates), files: changed, watch };
+        let shown = Arc::clone(&certificates);
+        let followed = Followed { address, certificates: shown, files: changed, watch, metrics };
         tokio::spawn(keep_up(Place::Certificates, followed, |followed| Box::pin(followed.follow())));
         Ok(Self { address, certificates, files })
     }
@@ -146,6 +148,7 @@ struct Followed {
     certificates: Arc<Certificates>,
     files: watch::Receiver<Vec<TlsFiles>>,
     watch: Watch,
+    metrics: Metrics,
 }
 
 impl Followed {
@@ -169,6 +172,7 @@ impl Followed {
                 Ok(()) => tracing::info!(%address, "certificates reloaded"),
                 Err(error) => {
                     tracing::error!(%address, %error, "the new certificates are refused; the old ones stay");
+                    self.metrics.file_refused();
                 }
             }
         }

@@ -127,7 +127,7 @@ impl Sessions {
             tokens = tokens.with_previous(previous.expose());
         }
         let throttle = Throttle::new(config.throttle, names, shared, Arc::clone(clock));
-        let (directory, pool) = directory(config.users)?;
+        let (directory, pool) = directory(config.users, metrics)?;
         let lifetime = config.rotation.revocation_lifetime();
         let revocations = Arc::new(Revocations::new(lifetime, clock.now()));
         let confirmations = Arc::new(Confirmations::new());
@@ -145,9 +145,9 @@ impl Sessions {
             Box::pin(deferred::carry_out(Arc::clone(deferred), Arc::clone(store)))
         }));
         let signer = Arc::new(signer);
-        let keys = (Watch::new(vec![signer.folder().to_owned()])?, Arc::clone(&signer));
-        tokio::spawn(keep_up(Place::SigningKeys, keys, |(keys, signer)| {
-            Box::pin(signing_keys::follow(keys, signer))
+        let keys = (Watch::new(vec![signer.folder().to_owned()])?, Arc::clone(&signer), metrics.clone());
+        tokio::spawn(keep_up(Place::SigningKeys, keys, |(keys, signer, metrics)| {
+            Box::pin(signing_keys::follow(keys, signer, metrics))
         }));
         Ok(Self {
             tokens: Arc::new(tokens),
@@ -230,7 +230,7 @@ impl Sessions {
 }
 
 /// The directory, with what keeps it current, and the pool that it hashes in.
-fn directory(users: UsersConfig) -> Result<(Arc<dyn UserDirectory>, Pool), SessionsError> {
+fn directory(users: UsersConfig, metrics: &Metrics) -> Result<(Arc<dyn UserDirectory>, Pool), SessionsError> {
     match users {
         UsersConfig::File { path, records } => {
             let pool = Arc::new(PasswordPool::start(PoolSettings::default())?);
@@ -244,9 +244,9 @@ fn directory(users: UsersConfig) -> Result<(Arc<dyn UserDirectory>, Pool), Sessi
                 Box::pin(users::keep(path, upgrades))
             }));
             let watch = Watch::new(vec![path.clone()])?;
-            let listed = (path, watch, Arc::clone(&directory));
-            tokio::spawn(keep_up(Place::Users, listed, |(path, watch, directory)| {
-                Box::pin(users::follow(path, watch, directory))
+            let listed = (path, watch, Arc::clone(&directory), metrics.clone());
+            tokio::spawn(keep_up(Place::Users, listed, |(path, watch, directory, metrics)| {
+                Box::pin(users::follow(path, watch, directory, metrics))
             }));
             Ok((directory, Some(pool)))
         }

@@ -3,7 +3,8 @@
 use super::users_file::{self, Unchanged};
 use super::watch::Watch;
 use crate::config;
-use crate::directory::file::{FileDirectory, Upgrade};
+use crate::directory::file::{FileDirectory, RecordError, Upgrade};
+use crate::metrics::Metrics;
 use crate::panics::{Place, contain_blocking};
 use std::convert::Infallible;
 use std::path::Path;
@@ -36,20 +37,27 @@ pub(super) async fn keep(path: &Path, upgrades: &mut UnboundedReceiver<Upgrade>)
 }
 
 /// Reloads the users when the file changes or SIGHUP comes, for as long as it is polled.
-pub(super) async fn follow(path: &Path, watch: &mut Watch, directory: &FileDirectory) -> Infallible {
+pub(super) async fn follow(
+    path: &Path,
+    watch: &mut Watch,
+    directory: &FileDirectory,
+    metrics: &Metrics,
+) -> Infallible {
     loop {
         watch.changed().await;
-        match config::load_users(path) {
-            Ok(records) => match directory.replace(records) {
-                Ok(()) => tracing::info!(file = %path.display(), "users reloaded"),
-                Err(errors) => {
-                    let error = errors.first().map(ToString::to_string).unwrap_or_default();
-                    tracing::error!(file = %path.display(), error, "the new users file is refused; the old users stay");
-                }
-            },
-            Err(errors) => {
-                tracing::error!(file = %path.display(), %errors, "the new users file is refused; the old users stay");
+        let file = path.display();
+        match reload(path, directory) {
+            Ok(()) => tracing::info!(%file, "users reloaded"),
+            Err(error) => {
+                tracing::error!(%file, error, "the new users file is refused; the old users stay");
+                metrics.file_refused();
             }
         }
     }
+}
+
+fn reload(path: &Path, directory: &FileDirectory) -> Result<(), String> {
+    let records = config::load_users(path).map_err(|errors| errors.to_string())?;
+    let first = |errors: Vec<RecordError>| errors.first().map(ToString::to_string).unwrap_or_default();
+    directory.replace(records).map_err(first)
 }

@@ -31,8 +31,13 @@ impl Gateway {
     pub(super) fn refusal(session: &Session, ctx: &mut RequestContext, denial: &Denial) -> Reply {
         ctx.reason = denial.reason;
         ctx.unforwardable.clone_from(&denial.unforwardable);
-        if let (Some(served), None) = (&ctx.route, &ctx.permit) {
-            served.metrics.decided(ctx.issuer(), DecisionOutcome::Deny, denial.reason);
+        let counted = match (&ctx.route, ctx.endpoint) {
+            (Some(served), _) => Some(&served.metrics),
+            (None, None) => Some(&ctx.snapshot.unrouted),
+            (None, Some(_)) => None,
+        };
+        if let (Some(metrics), None) = (counted, &ctx.permit) {
+            metrics.decided(ctx.issuer(), DecisionOutcome::Deny, denial.reason);
         }
         let mut reply = denial::reply(denial, &ctx.request_id, admission::wants_html_only(session));
         if let Some(standing) = &ctx.standing {
@@ -56,6 +61,9 @@ impl Gateway {
         cors: &Cors,
     ) -> Result<bool> {
         ctx.reason = Reason::Preflight;
+        if let Some(served) = &ctx.route {
+            served.metrics.decided(ctx.issuer(), DecisionOutcome::Allow, Reason::Preflight);
+        }
         let methods = ctx.route.as_ref().map(|served| served.route.matched.methods.as_slice());
         let any = [asked];
         let methods = methods.filter(|methods| !methods.is_empty()).unwrap_or(&any);

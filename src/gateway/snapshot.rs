@@ -4,7 +4,7 @@ use super::headers::ProtectedNames;
 use super::route::Route;
 use super::settings::{Limits, ServerSettings};
 use super::upstream::Upstream;
-use crate::metrics::{Metrics, RouteMetrics};
+use crate::metrics::{Metrics, RouteMetrics, UNROUTED};
 use crate::policy::route::{Ambiguity, RouteTable};
 use crate::token::assertion::{Addressee, Assertions};
 use crate::token::verifier::Verifier;
@@ -100,7 +100,7 @@ impl Snapshot {
             limits: server.limits.clone(),
             trusted_proxies: server.trusted_proxies.clone(),
             upstreams,
-            unrouted: metrics.route("none"),
+            unrouted: metrics.route(UNROUTED),
         })
     }
 
