@@ -78,7 +78,7 @@ impl Timestamp {
         u64::try_from(time.unix_timestamp()).ok().map(Self::from_secs)
     }
 
-    /// As RFC 3339 writes it, in UTC with milliseconds where they are not zero; empty beyond the year 9999.
+    /// As RFC 3339 writes it, in UTC with milliseconds; empty beyond the year 9999.
     pub fn to_rfc3339(self) -> String {
         let seconds = i64::try_from(self.as_secs()).unwrap_or(i64::MAX);
         let Ok(time) = time::OffsetDateTime::from_unix_timestamp(seconds) else { return String::new() };
@@ -94,12 +94,9 @@ impl Timestamp {
             push_two(&mut text, number);
         }
         let millis = self.0 % 1000;
-        if millis > 0 {
-            text.push('.');
-            text.push(digit(millis / 100));
-            push_two(&mut text, millis % 100);
-            text.truncate(text.trim_end_matches('0').len());
-        }
+        text.push('.');
+        text.push(digit(millis / 100));
+        push_two(&mut text, millis % 100);
         text.push('Z');
         text
     }
@@ -208,10 +205,10 @@ mod tests {
     fn a_time_is_written_in_utc() {
         assert_eq!(Timestamp::from_millis(1_700_000_000_123).to_rfc3339(), "2023-11-14T22:13:20.123Z");
         for (millis, text) in [
-            (0, "1970-01-01T00:00:00Z"),
+            (0, "1970-01-01T00:00:00.000Z"),
             (1_709_210_096_007, "2024-02-29T12:34:56.007Z"),
-            (1_709_210_096_100, "2024-02-29T12:34:56.1Z"),
-            (253_402_300_799_990, "9999-12-31T23:59:59.99Z"),
+            (1_709_210_096_100, "2024-02-29T12:34:56.100Z"),
+            (253_402_300_799_990, "9999-12-31T23:59:59.990Z"),
         ] {
             assert_eq!(Timestamp::from_millis(millis).to_rfc3339(), text);
         }
