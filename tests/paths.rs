@@ -18,6 +18,21 @@ fn raw(gateway: &Gateway, target: &[u8]) -> Option<u16> {
 }
 
 #[test]
+fn a_route_whose_own_path_is_ambiguous_serves_it_where_it_allows_the_form() {
+    let upstream = Upstream::start();
+    let config = Config::to(&upstream)
+        .route("{ name: dot, match: { path: /a./b }, upstream: app, auth: public, allow_in_path: [\"trailing dot\"] }")
+        .route("{ name: parameter, match: { path: /c;d }, upstream: app, auth: public, allow_in_path: [\"%3B\"] }")
+        .route("{ name: space, match: { path: \"/e \" }, upstream: app, auth: public, allow_in_path: [trailing space] }");
+    let gateway = Gateway::start(&config);
+    for (target, status) in [("/a./b", 200), ("/c%3Bd", 200), ("/e%20", 200), ("/c;d", 400), ("/a/b", 404)] {
+        assert_eq!(raw(&gateway, target.as_bytes()), Some(status), "{target}");
+    }
+    let forwarded: Vec<_> = upstream.requests().iter().map(|request| request.target().to_owned()).collect();
+    assert_eq!(forwarded, ["/a./b", "/c%3Bd", "/e%20"]);
+}
+
+#[test]
 fn ambiguous_paths_are_400_with_bad_path_and_reach_no_upstream() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(&layout(&upstream));
@@ -183,7 +198,7 @@ fn a_route_may_allow_an_ambiguous_form_and_only_that_one() {
     let config = Config::to(&upstream)
         .route("{ name: slash, match: { path: /slash/** }, upstream: app, auth: public, allow_in_path: [\"%2F\"] }")
         .route("{ name: semi, match: { path: /semi/** }, upstream: app, auth: public, allow_in_path: [\";\"] }")
-        .route("{ name: none, match: { path: /none/** }, upstream: app, auth: public }");
+        .route("{ name: plain, match: { path: /none/** }, upstream: app, auth: public }");
     let gateway = Gateway::start(&config);
     for target in ["/slash/a%2Fb", "/semi/a;v=1/b"] {
         get(target).send(&gateway.address()).expect(200);

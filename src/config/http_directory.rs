@@ -15,7 +15,7 @@ pub(super) fn http(value: &Value<'_>) -> Option<HttpSettings> {
         value.fields(&["url", "timeout", "format", "fields", "refused", "subject", "claims"], &[])?;
     let url = fields.require("url", "give the backend's login endpoint, such as http://127.0.0.1:9001/login");
     let url = url.and_then(|value| {
-        let uri = web::url(&value)?;
+        let uri = web::url(&value, "write a URL such as http://127.0.0.1:9001/internal/login")?;
         if web::is_plain_off_loopback(&uri) {
             value.warning(
                 "passwords go over plain http: whoever sits between reads them",

@@ -144,7 +144,7 @@ fn key_set(name: &str, value: &Value<'_>, issuer: Option<&str>) -> Option<(Sourc
     };
     let source = match key {
         "url" => {
-            let uri = web::url(&value)?;
+            let uri = web::url(&value, "write a URL such as https://id.example.com/certs")?;
             warn_of_plain_http(&value, &uri);
             Source::Url(value.text()?)
         }

@@ -14,11 +14,13 @@ choice, `[]` for each item of a list.
 
 - A *duration* is a whole number and a unit: `300ms`, `10s`, `5m`, `12h`, `14d`. A *size* is a whole number and a unit:
   `512B`, `64KiB`, `10MiB`, `1GiB`; `0` is none.
-- `${NAME}` in a value is replaced from the environment; `${NAME:-default}` gives a default. An unset name without one
-  is an error.
+- `${NAME}` in a value is replaced from the environment; `${NAME:-default}` gives a default, in which nothing is
+  replaced. An unset name without one is an error. There is no way to write a `${` that is not replaced, but what comes
+  from the environment is not looked into again.
 - Relative paths are relative to the configuration file.
 - An unknown key is an error. `portcullis check --config FILE` shows every error with its place and its mend.
-- A key with the default – may be left out, and then there is no such thing.
+- A key with the default – may be left out. What then holds is told as *absent:*, or by the defaults of the keys in it;
+  where neither is, there is no such thing.
 ";
 
 /// The reference.
@@ -58,8 +60,9 @@ fn below(rows: &mut Vec<Row>, shape: &Shape, path: &str, inherited: Option<&str>
             below(rows, member, &path, elsewhere.or(inherited));
         }
     }
-    if let Some(named) = &shape.named {
-        below(rows, named, &format!("{path}.*"), inherited);
+    // What a route puts in the place of a whole mapping is told where that stands.
+    if let (Some(named), None) = (&shape.named, inherited) {
+        below(rows, named, &format!("{path}.*"), None);
     }
     // What may be one or a list of the same is told once.
     if let (Some(list), None) = (&shape.list, &shape.object) {

@@ -47,7 +47,8 @@ pub(super) fn requirement(value: &Value<'_>, issuers: &[&str]) -> Requirement {
     if let Some(value) = fields.get("enforce").filter(|_| !requirement.enforce) {
         value.warning("requests this route would refuse are forwarded", "set it to true once the logs agree");
     }
-    requirement.revocation = revocation(&fields).unwrap_or(RevocationMode::Eventual);
+    let sessions = issuers.contains(&GATEWAY_ISSUER);
+    requirement.revocation = revocation(&fields, sessions).unwrap_or(RevocationMode::Eventual);
     requirement
 }
 
@@ -107,7 +108,7 @@ fn claim_value(value: &Value<'_>) -> Option<ClaimValue> {
     value.text().map(ClaimValue::Text)
 }
 
-fn revocation(fields: &Fields<'_>) -> Option<RevocationMode> {
+fn revocation(fields: &Fields<'_>, sessions: bool) -> Option<RevocationMode> {
     let words = [
         ("off", RevocationMode::Off),
         ("eventual", RevocationMode::Eventual),
@@ -120,6 +121,9 @@ fn revocation(fields: &Fields<'_>) -> Option<RevocationMode> {
             "tokens of ended sessions are accepted until they expire",
             "use eventual: it costs no request anything",
         ),
+        RevocationMode::Sync if !sessions => {
+            value.error("there is no session store to ask", "add sessions, or remove this key");
+        }
         RevocationMode::Sync | RevocationMode::Eventual => {}
     }
     Some(mode)

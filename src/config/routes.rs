@@ -9,9 +9,10 @@ use super::server;
 use super::units;
 use super::upstreams;
 use super::web;
-use crate::gateway::path::{AllowedInPath, Oddity};
+use crate::gateway::path::{AllowedInPath, CanonicalPath, Oddity, PathError};
 use crate::gateway::route::Route;
 use crate::gateway::settings::UpstreamSettings;
+use crate::metrics::UNROUTED;
 use crate::policy::forward::ForwardPlan;
 use crate::policy::pattern::{HostPattern, PathPattern, PathPrefix};
 use crate::policy::requirement::Mode;
@@ -88,11 +89,8 @@ fn route<'a>(
     around: &Surroundings<'_>,
     known: &mut forward::Known,
 ) -> (Option<(Value<'a>, RouteMatch)>, Option<Route>) {
-    let name = fields.require("name", "add a name: metrics, logs and errors use it").and_then(|value| {
-        value.parsed("a plain name", "use up to 64 letters, digits, hyphens, underscores and dots", |text| {
-            web::is_name(text).then(|| text.to_owned())
-        })
-    });
+    let name =
+        fields.require("name", "add a name: metrics, logs and errors use it").and_then(|value| name(&value));
     let place = fields.require("match", "say which requests it serves, such as match: { path: /orders/** }");
     let matched = place.as_ref().and_then(route_match);
     if let (Some(place), Some((path, ..)), Some(prefix)) = (&place, &matched, &around.endpoints)
@@ -127,6 +125,10 @@ fn route<'a>(
     let strip_prefix =
         fields.get("rewrite").and_then(|value| strip_prefix(&value, matched.as_ref().map(|(path, ..)| path)));
     let allow_in_path = fields.get("allow_in_path").map(|value| allowed_in_path(&value)).unwrap_or_default();
+    if let (Some((path, ..)), Some(place)) = (&matched, place.as_ref().and_then(|place| place.member("path")))
+    {
+        check_reachable(&place, path, allow_in_path);
+    }
     let cors = fields.get("cors").and_then(|value| cors::cors(&value));
     let rate_limit =
         fields.get("rate_limit").and_then(|value| rate_limit::rate_limit(&value, requirement.mode));
@@ -163,6 +165,18 @@ fn route<'a>(
         timeouts,
     });
     (Some((place, matched)), settings)
+}
+
+fn name(value: &Value<'_>) -> Option<String> {
+    let mend = "use up to 64 letters, digits, hyphens, underscores and dots";
+    let name = value.parsed("a plain name", mend, |text| web::is_name(text).then(|| text.to_owned()))?;
+    if name == UNROUTED {
+        value.error(
+            "this name means requests that no route serves, in metrics and logs",
+            "choose another name",
+        );
+    }
+    Some(name)
 }
 
 fn route_match(value: &Value<'_>) -> Option<(PathPattern, Vec<HostPattern>, Vec<Method>)> {
@@ -218,18 +232,28 @@ fn path(value: &Value<'_>) -> Option<PathPattern> {
     }
 }
 
-/// Methods are case-sensitive (RFC 9110 section 9.1), and every registered one is in capitals.
+/// The methods of RFC 9110 that are served, and PATCH.
+const METHODS: &[&str] = &["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"];
+
+/// Methods are case-sensitive (RFC 9110 section 9.1), and every registered one is of capitals and hyphens.
 fn method(value: &Value<'_>) -> Option<Method> {
     let text = value.text()?;
     if matches!(text.as_str(), "CONNECT" | "TRACE") {
         value.error(format!("{text} is never served"), "remove it");
         return None;
     }
-    let capitals = !text.bytes().any(|b| b.is_ascii_lowercase());
+    let capitals = text.bytes().all(|b| b.is_ascii_uppercase() || b == b'-');
     let method = Method::from_bytes(text.as_bytes()).ok().filter(|_| capitals);
     if method.is_none() {
-        let mend = "write methods in capitals, such as GET";
+        let mend = match text.as_str() {
+            "*" => "remove the key to serve every method",
+            _ => "write methods in capitals, such as GET",
+        };
         value.error(format!("{} is not a method", value.shown()), mend);
+    } else if !METHODS.contains(&text.as_str())
+        && let Some(meant) = units::nearest(&text, METHODS.iter().copied())
+    {
+        value.warning(format!("{text} is an unusual method"), format!("did you mean {meant}?"));
     }
     method
 }
@@ -282,6 +306,22 @@ fn allowed_in_path(value: &Value<'_>) -> AllowedInPath {
         oddity
     };
     value.items("write a list such as [\"%2F\"]").iter().filter_map(allowed).collect()
+}
+
+/// Reports a path whose requests are all refused before they are its route's.
+fn check_reachable(value: &Value<'_>, path: &PathPattern, allowed: AllowedInPath) {
+    // A `;` of the path may also come encoded.
+    let (plain, encoded) = (path.example(), path.example().replace(';', "%3B"));
+    let refused =
+        |text: &str| CanonicalPath::parse(text.as_bytes()).and_then(|path| path.check(allowed)).err();
+    let Some(error) = refused(&plain).filter(|_| refused(&encoded).is_some()) else { return };
+    let mend = match error {
+        PathError::NotAllowed(oddity) => {
+            format!("add allow_in_path: [{:?}], if the upstream reads it as it stands", oddity.as_str())
+        }
+        _ => "write another path, or {name} for a segment".to_owned(),
+    };
+    value.error(format!("{} is never served: {error}", value.shown()), mend);
 }
 
 /// Whether the route has WebSocket connections: they begin with a GET over HTTP/1.1 (RFC 6455 section 4.1).

@@ -38,7 +38,8 @@ const FORMS: &[&str] = &[
      assertion: { header: X-C, lifetime: 1m } }",
     "sessions: {}\nroutes: [{ name: a, match: { path: /a, hosts: [h], methods: [GET] }, upstream: u, \
      auth: { mode: optional, issuers: [gateway], audiences: [a], scopes: [a], roles: [a], claims: { a: [b] }, \
-     enforce: true, revocation: eventual }, forward: { headers: { X-A: a }, assertion: { header: X-C, lifetime: 1m } }, \
+     enforce: true, revocation: eventual }, forward: { headers: { X-A: a, X-B: { claim: a, format: csv, absent: omit, \
+     max_bytes: 1KiB } }, assertion: { header: X-C, lifetime: 1m } }, \
      rewrite: { strip_prefix: /a }, \
      allow_in_path: [\";\"], upgrade: false, cors: { origins: [\"https://a\"], credentials: true, max_age: 1m }, \
      rate_limit: { requests: 1, per: 1s, by: subject }, limits: { body_bytes: 1MiB }, \

@@ -68,6 +68,12 @@ fn replace(text: &str, environment: Environment<'_>) -> Result<String, Unresolve
         if !well_formed {
             return Err(malformed("a `${…}` that names no environment variable"));
         }
+        if default.is_some_and(|default| default.contains("${")) {
+            return Err(Unresolved {
+                what: "a default with a `${` of its own, which would stay as it is".to_owned(),
+                mend: format!("write a plain default, or put the whole value into {name}"),
+            });
+        }
         // As in a shell, `:-` also covers a variable that is set to nothing.
         let value = environment(name).filter(|value| default.is_none() || !value.is_empty());
         match (value, default) {
@@ -139,6 +145,10 @@ mod tests {
     fn an_unset_or_malformed_name_is_an_error() {
         assert_eq!(replaced("${B}").unwrap_err(), "the environment variable B is not set");
         assert_eq!(replaced("${A").unwrap_err(), "a `${` without its `}`");
+        for text in ["${B:-https://${A}}", "x${A:-${B:-c}}y"] {
+            let what = "a default with a `${` of its own, which would stay as it is";
+            assert_eq!(replaced(text).unwrap_err(), what, "{text}");
+        }
         for text in ["${}", "${1A}", "${A-b}", "${A B}"] {
             assert_eq!(replaced(text).unwrap_err(), "a `${…}` that names no environment variable", "{text}");
         }

@@ -46,6 +46,7 @@ pub(super) fn server(value: Option<&Value<'_>>) -> ServerSettings {
     };
     let known = &["listeners", "threads", "trusted_proxies", "limits", "shutdown", "upgrade_socket"];
     let Some(fields) = value.and_then(|value| value.fields(known, &[])) else { return settings };
+    fields.told_default("listeners", || format!("[{{ address: {DEFAULT_LISTENER} }}]"));
     if let Some(value) = fields.get("listeners") {
         settings.listeners = listeners(&value);
     }
@@ -104,11 +105,10 @@ pub(super) fn address(value: &Value<'_>) -> Option<SocketAddr> {
 
 /// Whether binding both would fail; addresses of port 0 are never the same.
 pub(super) fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
-    let same_family = a.is_ipv4() == b.is_ipv4();
-    a.port() == b.port()
-        && a.port() != 0
-        && same_family
-        && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
+    let (one, other) = (a.ip().to_canonical(), b.ip().to_canonical());
+    // `[::]` takes IPv4 too, unless the whole system is set up otherwise.
+    let covers = |all: IpAddr, ip: IpAddr| all.is_unspecified() && (all.is_ipv6() || ip.is_ipv4());
+    a.port() == b.port() && a.port() != 0 && (one == other || covers(one, other) || covers(other, one))
 }
 
 /// One certificate, or a list of them for several names on one listener.
@@ -198,7 +198,7 @@ pub(super) fn body_bytes(value: &Value<'_>, default: Option<u64>) -> Option<u64>
 pub(super) fn otlp(value: &Value<'_>) -> Option<String> {
     let fields = value.fields(&["otlp"], &[])?;
     let value = fields.require("otlp", "add the URL of a collector, such as http://127.0.0.1:4317")?;
-    let url = web::url(&value)?;
+    let url = web::url(&value, "write a URL such as http://127.0.0.1:4317")?;
     if url.path_and_query().is_some_and(|path| path.as_str() != "/") {
         value.error(
             "a collector's URL with a path",

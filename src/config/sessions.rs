@@ -127,6 +127,12 @@ fn own_issuer(value: &Value<'_>, issuers: &[IssuerSettings]) -> Option<String> {
         let what = format!("issuers.{} has the same issuer", other.name);
         value.error(what, "tokens are told apart by `iss`: give this gateway an issuer of its own");
     }
+    if Origin::of_url(&issuer).is_none() {
+        value.warning(
+            "no http or https URL: behind a proxy that ends TLS, the gateway's own pages would be refused as foreign",
+            "give the address clients reach this gateway by, such as https://api.example.com",
+        );
+    }
     Some(issuer)
 }
 
@@ -220,6 +226,11 @@ fn refresh_token(value: &Value<'_>) -> RotationPolicy {
     let Some(fields) = value.fields(known, &[]) else { return policy };
     policy.idle = fields.duration("idle", policy.idle);
     policy.absolute = fields.duration("absolute", policy.absolute);
+    for key in ["idle", "absolute"] {
+        if let Some(value) = fields.get(key).filter(Value::duration_is_zero) {
+            value.warning("sessions expire the moment they begin", "write a duration such as 7d");
+        }
+    }
     // Of the two the one that is not written gives way to the other.
     policy.grace = fields.duration("grace", policy.grace);
     policy.coalesce = fields.duration("coalesce", policy.coalesce);
@@ -261,6 +272,12 @@ fn check_times(fields: &Fields<'_>, policy: &RotationPolicy) {
         value.warning(
             "a stolen token goes unnoticed for more than 5m after its use",
             "30s covers slow clients",
+        );
+    }
+    if let Some(value) = fields.get("coalesce").filter(|_| policy.coalesce > Duration::from_secs(300)) {
+        value.warning(
+            "a refresh token stays the same for more than 5m, and its theft goes unnoticed for as long",
+            "60s covers tabs that race",
         );
     }
     if let Some(value) = fields.get("idle").or_else(|| fields.get("absolute"))

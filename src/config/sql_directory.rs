@@ -2,6 +2,7 @@
 
 use super::pem;
 use super::reader::{Fields, Value};
+use super::units;
 use super::web;
 use crate::directory::sql::{SettingsError, SqlSettings};
 use crate::secret::Secret;
@@ -27,13 +28,18 @@ pub(super) fn sql(value: &Value<'_>) -> Option<SqlSettings> {
     let settings = match SqlSettings::new(&url, ca, fields.scope().folder, query, timeout) {
         Ok(settings) => settings,
         Err(error) => {
+            let meant;
             let (place, mend) = match &error {
                 SettingsError::Url => (
                     &place,
                     "write postgres://user:password@host/database, mysql://… or sqlite:file.db; a character that means \
                      something in a URL is written as %40 for @, %23 for #",
                 ),
-                SettingsError::Parameter(_) => (&place, "remove it"),
+                SettingsError::Parameter { name, known } => {
+                    let nearest = units::nearest(name, known.iter().copied());
+                    meant = nearest.map(|meant| format!("did you mean {meant}?"));
+                    (&place, meant.as_deref().unwrap_or("remove it"))
+                }
                 SettingsError::Placeholder(_) => {
                     (&asked, "write it where the username belongs, without quotes")
                 }

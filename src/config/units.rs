@@ -49,16 +49,21 @@ fn split(text: &str) -> Option<(u64, &str)> {
     Some((number.parse().ok()?, unit))
 }
 
-/// The word among `known` that `word` is most likely a slip of. Words with digits are names of things, of which
-/// another number is another thing: they match only but for case and hyphens.
+/// The word among `known` that `word` is most likely a slip of. Of words with digits another number is another thing,
+/// and another beginning too (HS256, RS256).
 pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word = fold(word);
     let limit = word.len().max(3) / 3;
-    let scored = known.into_iter().map(|candidate| (distance(&word, &fold(candidate)), candidate));
-    let close = scored.filter(|(distance, candidate)| {
-        *distance <= if candidate.bytes().any(|b| b.is_ascii_digit()) { 0 } else { limit }
+    let digits = |word: &[char]| -> String { word.iter().filter(|c| c.is_ascii_digit()).collect() };
+    let own = digits(&word);
+    let scored = known.into_iter().filter_map(|candidate| {
+        let other = fold(candidate);
+        let theirs = digits(&other);
+        let alike = theirs.is_empty() || (theirs == own && word.first() == other.first());
+        let distance = distance(&word, &other);
+        (alike && distance <= limit).then_some((distance, candidate))
     });
-    close.min_by_key(|(distance, _)| *distance).map(|(_, candidate)| candidate)
+    scored.min_by_key(|(distance, _)| *distance).map(|(_, candidate)| candidate)
 }
 
 fn fold(word: &str) -> Vec<char> {
@@ -130,6 +135,10 @@ mod tests {
         assert_eq!(nearest("ilmits", known), Some("limits"));
         assert_eq!(nearest("es256", ["RS256", "ES256"]), Some("ES256"));
         assert_eq!(nearest("HS256", ["RS256", "ES256"]), None);
+        assert_eq!(nearest("http2x", ["host", "http2"]), Some("http2"));
+        assert_eq!(nearest("htp2", ["http2"]), Some("http2"));
+        assert_eq!(nearest("http3", ["http2"]), None);
+        assert_eq!(nearest("orders-1", ["orders-2"]), None);
         let distance = |a, b| distance(&fold(a), &fold(b));
         assert_eq!(distance("kitten", "sitting"), 3);
         assert_eq!(distance("corp", "crop"), 1);

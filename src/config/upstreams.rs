@@ -2,6 +2,7 @@
 
 use super::pem;
 use super::reader::{Fields, Value};
+use super::units;
 use super::web;
 use crate::gateway::settings::{
     Balance, CaBundle, ClientIdentity, EndpointSettings, HealthCheck, HostHeader, Scheme, UpstreamSettings,
@@ -188,12 +189,22 @@ fn ca_bundle(value: &Value<'_>) -> Option<CaBundle> {
 
 fn host(value: &Value<'_>) -> Option<HostHeader> {
     let mend = "write preserve, upstream, or a host such as orders.internal:8080";
-    value.parsed("a host", mend, |text| match text {
+    let host = value.parsed("a host", mend, |text| match text {
         "preserve" => Some(HostHeader::Preserve),
         "upstream" => Some(HostHeader::Upstream),
         literal => {
             let (host, port) = web::split_port(literal)?;
             (web::is_host(host) && port != Some(0)).then(|| HostHeader::Literal(literal.to_owned()))
         }
-    })
+    })?;
+    if let HostHeader::Literal(literal) = &host
+        && !literal.contains(['.', ':'])
+        && !literal.bytes().any(|b| b.is_ascii_digit())
+        && let Some(meant) = units::nearest(literal, ["preserve", "upstream"])
+    {
+        let mend = format!("did you mean {meant}? A host of this name is written with its port");
+        value.error(format!("{} would be sent as the Host itself", value.shown()), mend);
+        return None;
+    }
+    Some(host)
 }

@@ -67,9 +67,8 @@ pub(super) fn is_plain_off_loopback(url: &Uri) -> bool {
 }
 
 /// An http or https URL without credentials and fragment. Its text is never shown: it may hold a password.
-pub(super) fn url(value: &Value<'_>) -> Option<Uri> {
+pub(super) fn url(value: &Value<'_>, mend: &str) -> Option<Uri> {
     let text = value.text()?;
-    let mend = "write a URL such as https://id.example.com/certs";
     let Ok(uri) = text.parse::<Uri>() else {
         value.error("not a URL", mend);
         return None;
@@ -94,7 +93,7 @@ pub(super) fn url(value: &Value<'_>) -> Option<Uri> {
 
 /// A URL without path and query: the endpoint of an upstream.
 pub(super) fn origin(value: &Value<'_>) -> Option<EndpointSettings> {
-    let uri = url(value)?;
+    let uri = url(value, "write scheme, host and port, such as http://127.0.0.1:9001")?;
     let has_path = uri.path_and_query().is_some_and(|path| path.as_str() != "/");
     if has_path {
         let mend = "write scheme, host and port only; a route's rewrite changes paths";

@@ -63,6 +63,9 @@ pub enum KeySetError {
     /// A JSON object without the array `keys` (RFC 7517 section 5.1).
     #[error("it has no array `keys`")]
     NoKeys,
+    /// Neither a JSON object nor PEM.
+    #[error("it has neither a JSON object nor a PEM public key")]
+    NotKeys,
     /// Not one of its keys can be used; those that were offered are listed.
     #[error("none of its {} keys can be used{}", .0.len(), first_flaw(.0))]
     NoUsableKey(Vec<SkippedKey>),
@@ -118,7 +121,11 @@ impl KeySet {
         if text.len() > MAX_BYTES {
             return Err(KeySetError::TooLong);
         }
-        Self::collect(pem::parse(text).into_iter().map(|key| (None, key)))
+        let keys = pem::parse(text);
+        if keys.is_empty() {
+            return Err(KeySetError::NotKeys);
+        }
+        Self::collect(keys.into_iter().map(|key| (None, key)))
     }
 
     /// The set of one shared secret.
@@ -609,7 +616,10 @@ mod tests {
             ["", "hello", private.as_str(), "-----BEGIN PUBLIC KEY-----\nMAA=\n-----END PUBLIC KEY-----\n"]
         {
             assert!(
-                matches!(KeySet::from_text(nothing.as_bytes()), Err(KeySetError::NoUsableKey(_))),
+                matches!(
+                    KeySet::from_text(nothing.as_bytes()),
+                    Err(KeySetError::NotKeys | KeySetError::NoUsableKey(_))
+                ),
                 "{nothing}"
             );
         }

@@ -19,9 +19,6 @@ pub enum PatternError {
     /// `.` or `..`.
     #[error("`.` and `..` never match; write the path they lead to")]
     DotSegment,
-    /// A segment that ends in a dot or space.
-    #[error("a segment that ends in a dot or space never matches; end it otherwise or write `{{name}}`")]
-    TrailingDotOrSpace,
     /// `%`.
     #[error("paths are compared decoded; write the character itself instead of `%` and its code")]
     Escape,
@@ -102,6 +99,16 @@ impl PathPattern {
         Ok(Self { text: text.to_owned(), segments, below })
     }
 
+    /// A path that the pattern matches, as it might stand in a request's target.
+    pub fn example(&self) -> String {
+        let segment = |segment: &Segment| match segment {
+            Segment::Literal(text) => format!("/{text}"),
+            Segment::Parameter(_) => "/x".to_owned(),
+        };
+        let path: String = self.segments.iter().map(segment).collect();
+        if path.is_empty() { "/".to_owned() } else { path }
+    }
+
     /// Whether every path of this pattern has the prefix, so that stripping it always succeeds.
     pub fn lies_below(&self, prefix: &PathPrefix) -> bool {
         prefix.segments.len() <= self.segments.len()
@@ -131,7 +138,6 @@ fn segment(text: &str) -> Result<Segment, PatternError> {
         _ if text.contains(['{', '}']) => Err(PatternError::BadParameter),
         _ if text.contains('*') => Err(PatternError::Star),
         _ if text.contains('%') => Err(PatternError::Escape),
-        _ if text.ends_with(['.', ' ']) => Err(PatternError::TrailingDotOrSpace),
         _ => Ok(Segment::Literal(text.into())),
     }
 }
@@ -292,9 +298,6 @@ mod tests {
             ("//**", E::EmptySegment),
             ("/a/./b", E::DotSegment),
             ("/..", E::DotSegment),
-            ("/a./b", E::TrailingDotOrSpace),
-            ("/a ", E::TrailingDotOrSpace),
-            ("/...", E::TrailingDotOrSpace),
             ("/a%2Fb", E::Escape),
             ("/100%", E::Escape),
             ("/a?b=c", E::BadCharacter('?')),

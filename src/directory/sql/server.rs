@@ -32,8 +32,13 @@ pub enum SettingsError {
     #[error("not the URL of a database")]
     Url,
     /// The URL has a parameter that means nothing to us.
-    #[error("the URL has the parameter {0:?}, which is not known here")]
-    Parameter(String),
+    #[error("the URL has the parameter {name:?}, which is not known here")]
+    Parameter {
+        /// Its name.
+        name: String,
+        /// Those that are known for such a database.
+        known: &'static [&'static str],
+    },
     /// The query has no place for the username.
     #[error("the query does not use the username: it has no {0}")]
     Placeholder(&'static str),
@@ -158,7 +163,7 @@ impl Server {
 }
 
 /// The names of the URL's parameters; an unknown one would be ignored, or logged with its value.
-fn parameters<'a>(url: &'a str, known: &[&str]) -> Result<Vec<&'a str>, SettingsError> {
+fn parameters<'a>(url: &'a str, known: &'static [&'static str]) -> Result<Vec<&'a str>, SettingsError> {
     let (_, query) = url.split_once('?').unwrap_or_default();
     let names = query.split('&').filter(|pair| !pair.is_empty());
     let names = names.map(|pair| pair.split_once('=').map_or(pair, |(name, _)| name));
@@ -166,7 +171,7 @@ fn parameters<'a>(url: &'a str, known: &[&str]) -> Result<Vec<&'a str>, Settings
         known
             .contains(&name)
             .then_some(name)
-            .ok_or_else(|| SettingsError::Parameter(name.chars().take(40).collect()))
+            .ok_or_else(|| SettingsError::Parameter { name: name.chars().take(40).collect(), known })
     });
     checked.collect()
 }
@@ -239,7 +244,10 @@ mod tests {
             ("sqlite:a?mode=rwc", "mode"),
         ] {
             let error = settings(url, false, "$1 ?").err();
-            assert_eq!(error, Some(SettingsError::Parameter(name.to_owned())), "{url}");
+            assert!(
+                matches!(error, Some(SettingsError::Parameter { name: found, .. }) if found == name),
+                "{url}"
+            );
         }
         assert_eq!(settings("sqlite:a", true, "?").err(), Some(SettingsError::CaOfFile));
         assert_eq!(settings("sqlite:a", false, "x").err(), Some(SettingsError::Placeholder("?")));
