@@ -432,6 +432,12 @@ fn comparable(line: &str) -> String {
     format!("{name}: {}", if generated || credential { "*" } else { value })
 }
 
+/// Among fields of different names order means nothing (RFC 9110 section 5.3): only that of one name stays.
+fn in_order(mut lines: Vec<String>) -> Vec<String> {
+    lines.sort_by_key(|line| line.split(':').next().unwrap_or_default().to_ascii_lowercase());
+    lines
+}
+
 /// What `portcullis test` says otherwise than the gateway did.
 fn disagreement(done: &Done, case: &Value) -> Option<String> {
     let said = &case["result"];
@@ -457,13 +463,13 @@ fn disagreement(done: &Done, case: &Value) -> Option<String> {
         let line = |pair: &Value| {
             comparable(&format!("{}: {}", pair[0].as_str().unwrap(), pair[1].as_str().unwrap()))
         };
-        headers.iter().map(line).collect::<Vec<_>>()
+        in_order(headers.iter().map(line).collect())
     });
     let explained = headers.map(|headers| (line, headers));
     let happened = done
         .forwarded
         .as_ref()
-        .map(|(line, lines)| (line.clone(), lines.iter().map(|l| comparable(l)).collect()));
+        .map(|(line, lines)| (line.clone(), in_order(lines.iter().map(|l| comparable(l)).collect())));
     if explained != happened {
         wrong.push(format!("forwards\n  {explained:?}\nand not\n  {happened:?}"));
     }

@@ -67,5 +67,6 @@ mod traces;
 mod transfers;
 mod upstreams;
 mod verification;
+mod ways;
 mod websocket;
 mod wire;

@@ -1,9 +1,13 @@
 //! The attempts of one request at its upstream: which target is next, what an attempt says about its target,
 //! and whether there may be another.
 
+use super::context::RequestContext;
+use super::turns;
 use super::upstream::{Order, Target, Upstream};
 use http::Method;
-use pingora_core::{Error, ErrorSource, ErrorType};
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_core::{Error, ErrorSource, ErrorType, Result};
+use pingora_proxy::Session;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -113,5 +117,38 @@ impl Attempt {
 
     fn current(&self) -> Option<(&Arc<Target>, Instant)> {
         self.target.as_ref().zip(self.picked)
+    }
+}
+
+impl RequestContext {
+    /// The peer of the next attempt.
+    pub(super) fn next_peer(&mut self) -> Result<HttpPeer> {
+        let Some(served) = self.route.as_ref().filter(|_| self.permit.is_some()) else {
+            return Error::e_explain(ErrorType::InternalError, "no permit");
+        };
+        let Some(target) = self.attempt.next(&served.upstream) else {
+            return Error::e_explain(ErrorType::HTTPStatus(502), "no address of the upstream is known");
+        };
+        let timeouts = &served.route.timeouts;
+        let mut peer = served.upstream.peer(&target, timeouts);
+        if self.upgrade {
+            turns::take(&mut peer);
+        }
+        self.lease.expect_answer(timeouts.connect + timeouts.read);
+        Ok(peer)
+    }
+
+    /// No connection could be made. Whether to try again.
+    pub(super) fn unconnected(&self, session: &Session) -> bool {
+        let method = &session.req_header().method;
+        self.route.as_ref().is_some_and(|served| self.attempt.unconnected(&served.upstream, method))
+    }
+
+    /// A connection failed that may have served a request before. Whether to try again.
+    pub(super) fn broken(&self, error: &Error, reused: bool, session: &mut Session) -> bool {
+        let untouched = session.response_written().is_none() && !session.as_ref().retry_buffer_truncated();
+        let broken = Broken { error, reused, untouched, request_done: session.as_mut().is_body_done() };
+        let method = &session.req_header().method;
+        self.route.as_ref().is_some_and(|served| self.attempt.broken(&served.upstream, method, &broken))
     }
 }

@@ -7,7 +7,7 @@ use super::lease;
 use super::settings::{Limits, Scheme, ServerSettings, UpstreamSettings};
 use async_trait::async_trait;
 use pingora_core::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream};
-use pingora_core::connectors::ConnectorOptions;
+use pingora_core::connectors::{ConnectorOptions, TransportConnector};
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::protocols::http::v2::server::{H2Options, default_h2_options};
 use pingora_core::server::ShutdownWatch;
@@ -76,15 +76,20 @@ pub fn engine(
 ) -> Result<Engine, NoRoots> {
     check_roots(upstreams)?;
     // Pingora reads the system's roots however little they are needed, and panics if it cannot.
-    Ok(Engine(Arc::new(around(gateway, server, system_roots().is_err()))))
+    let rootless = system_roots().is_err();
+    let options = ConnectorOptions::from_server_conf(&conf(server, rootless));
+    let gateway = Gateway { connector: Some(TransportConnector::new(Some(options))), ..gateway };
+    Ok(Engine(Arc::new(around(gateway, server, rootless))))
+}
+
+fn conf(server: &ServerSettings, rootless: bool) -> ServerConf {
+    let ca_file = rootless.then(|| NO_CERTIFICATES.to_owned());
+    ServerConf { threads: threads(server), max_retries: MOST_ATTEMPTS, ca_file, ..ServerConf::default() }
 }
 
 /// The engine around these phases, with or without the system's roots.
 pub(super) fn around<P: ProxyHttp>(phases: P, server: &ServerSettings, rootless: bool) -> HttpProxy<P> {
-    let ca_file = rootless.then(|| NO_CERTIFICATES.to_owned());
-    let conf =
-        ServerConf { threads: threads(server), max_retries: MOST_ATTEMPTS, ca_file, ..ServerConf::default() };
-    let mut engine = pingora_proxy::http_proxy(&Arc::new(conf), phases);
+    let mut engine = pingora_proxy::http_proxy(&Arc::new(conf(server, rootless)), phases);
     let mut options = HttpServerOptions::default();
     // Whether a plain listener takes HTTP/2 is decided before the engine sees the connection.
     options.h2c = true;

@@ -7,6 +7,7 @@ mod context;
 pub mod cors;
 mod decision;
 mod denial;
+mod direct;
 pub mod engine;
 pub mod forward_auth;
 mod guard;
@@ -45,6 +46,7 @@ use crate::session::revocation::{Confirmations, Revocations};
 use crate::session::store::SessionStore;
 use crate::traces::Traces;
 use arc_swap::ArcSwap;
+use pingora_core::connectors::TransportConnector;
 use pingora_proxy::Session;
 use report::Reporter;
 use snapshot::Snapshot;
@@ -95,6 +97,8 @@ pub struct Gateway {
     /// `None` counts nobody: no limit is ever used up.
     counters: Option<rate::Counters>,
     draining: Arc<AtomicBool>,
+    /// Connections for requests that go the direct way; `None` leaves all to the engine.
+    connector: Option<TransportConnector>,
 }
 
 impl Gateway {
@@ -117,6 +121,7 @@ impl Gateway {
             clock,
             counters: Some(rate::Counters::new()),
             draining,
+            connector: None,
         }
     }
 

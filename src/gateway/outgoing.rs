@@ -1,91 +1,223 @@
 //! The request as the upstream gets it: what the client may not say is taken out, what the gateway says is
-//! put in. Only the outgoing header is touched.
+//! put in. The client's own header is left as it came.
 
 use super::admission;
 use super::context::RequestContext;
 use super::headers::{self, Forwarded};
+use super::snapshot::ServedRoute;
 use crate::endpoints::cookie::{CookieSettings, Stripped};
 use crate::policy::Permit;
 use crate::policy::forward::AuthorizationHeader;
 use crate::traces::{RequestSpan, TRACEPARENT, TRACESTATE};
+use bytes::{BufMut as _, Bytes, BytesMut};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
-use pingora_core::{Error, ErrorType, OrErr as _, Result};
+use pingora_core::{Error, ErrorType, OrErr, Result};
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 
-/// Prepares one attempt. Without a permit nothing leaves.
+/// Room for a usual header with a token.
+const USUAL_HEAD: usize = 2048;
+
+/// What one attempt changes of the client's header.
+struct Changes<'a> {
+    ctx: &'a RequestContext,
+    served: &'a ServedRoute,
+    client: &'a RequestHeader,
+    peer_is_trusted: bool,
+    /// The path that was authorised, less the route's prefix.
+    path: &'a str,
+    /// What takes the place of the client's `Host`.
+    host: Option<HeaderValue>,
+    cookies: Cookies,
+}
+
+/// What becomes of the client's `Cookie` fields.
+enum Cookies {
+    Unchanged,
+    /// They leave as this one, or not at all.
+    Replaced(Option<HeaderValue>),
+}
+
+impl<'a> Changes<'a> {
+    /// Without a permit nothing leaves.
+    fn new(session: &'a Session, ctx: &'a RequestContext, cookies: Cookies) -> Result<(Self, &'a Permit)> {
+        let (Some(permit), Some(served), Some(target)) = (&ctx.permit, &ctx.route, &ctx.attempt.target)
+        else {
+            return Error::e_explain(ErrorType::InternalError, "no permit");
+        };
+        let client = session.req_header();
+        let path = match &served.route.strip_prefix {
+            None => ctx.path.as_str(),
+            Some(prefix) => prefix.strip(&ctx.path).ok_or_else(|| {
+                Error::explain(ErrorType::InternalError, "the route's prefix is not on the path")
+            })?,
+        };
+        let changes = Self {
+            ctx,
+            served,
+            client,
+            peer_is_trusted: headers::is_trusted(peer(session)?, &ctx.snapshot.trusted_proxies),
+            path,
+            host: served.upstream.host(target).map(value).transpose()?,
+            cookies,
+        };
+        Ok((changes, permit))
+    }
+
+    /// Whether the client's fields of this name do not leave as they came.
+    fn drops(&self, name: &HeaderName) -> bool {
+        match *name {
+            header::AUTHORIZATION => self.served.route.forward.authorization == AuthorizationHeader::Strip,
+            header::COOKIE => matches!(self.cookies, Cookies::Replaced(_)),
+            _ => {
+                self.ctx.snapshot.protected.is_dropped(name.as_str(), self.peer_is_trusted)
+                    || self.ctx.span.as_ref().is_some_and(|span| {
+                        // State is of the trace it came with.
+                        name == TRACEPARENT || (span.is_root() && name == TRACESTATE)
+                    })
+            }
+        }
+    }
+
+    /// Tells every field that is put in, in its spelling.
+    fn put_in(
+        self,
+        session: &Session,
+        permit: &Permit,
+        mut put: impl FnMut(Bytes, HeaderValue) -> Result<()>,
+    ) -> Result<()> {
+        let ctx = self.ctx;
+        let mut known = |name: &'static str, value| put(Bytes::from_static(name.as_bytes()), value);
+        if let Cookies::Replaced(Some(cookies)) = self.cookies {
+            known("Cookie", cookies)?;
+        }
+        let peer = peer(session)?;
+        let forwarded = admission::forwarded_claims(&self.client.headers, self.peer_is_trusted, |came| {
+            let trusted = &ctx.snapshot.trusted_proxies;
+            Forwarded::rebuild(peer, admission::is_tls(session), &ctx.host, came, trusted)
+        });
+        known("X-Forwarded-For", value(forwarded.addresses)?)?;
+        known("X-Forwarded-Proto", HeaderValue::from_static(forwarded.proto))?;
+        known("X-Forwarded-Host", value(forwarded.host)?)?;
+        known("X-Request-Id", value(ctx.request_id.as_str())?)?;
+        // The upstream's span belongs below the request's own.
+        if let Some(parent) = ctx.span.as_ref().and_then(RequestSpan::traceparent) {
+            known(TRACEPARENT, parent)?;
+        }
+        permit.identity().try_for_each(|(name, value)| put(name.spelled().clone(), value.clone()))
+    }
+}
+
+fn peer(session: &Session) -> Result<std::net::IpAddr> {
+    admission::peer(session).ok_or_else(|| Error::explain(ErrorType::InternalError, "no peer address"))
+}
+
+fn value(text: impl TryInto<HeaderValue, Error = http::header::InvalidHeaderValue>) -> Result<HeaderValue> {
+    text.try_into().or_err(ErrorType::InvalidHTTPHeader, "the value of a field")
+}
+
+/// Prepares one attempt of the engine's, whose copy of the client's header `outgoing` is.
 pub(super) fn prepare(
     session: &Session,
     outgoing: &mut RequestHeader,
     ctx: &RequestContext,
-    cookies: Option<&CookieSettings>,
+    own: Option<&CookieSettings>,
 ) -> Result<()> {
-    let (Some(permit), Some(served), Some(target)) = (&ctx.permit, &ctx.route, &ctx.attempt.target) else {
-        return Error::e_explain(ErrorType::InternalError, "no permit");
-    };
-    let client = session.req_header();
-    let peer = admission::peer(session)
-        .ok_or_else(|| Error::explain(ErrorType::InternalError, "no peer address"))?;
-    let trusted = &ctx.snapshot.trusted_proxies;
-    let is_trusted = headers::is_trusted(peer, trusted);
-    drop_client_fields(outgoing, |name| ctx.snapshot.protected.is_dropped(name, is_trusted));
-    if served.route.forward.authorization == AuthorizationHeader::Strip {
-        outgoing.remove_header(&header::AUTHORIZATION);
-    }
-    set_cookies(outgoing, cookies)?;
-    let path = match &served.route.strip_prefix {
-        None => ctx.path.as_str(),
-        Some(prefix) => prefix.strip(&ctx.path).ok_or_else(|| {
-            Error::explain(ErrorType::InternalError, "the route's prefix is not on the path")
-        })?,
-    };
-    set_path(outgoing, path)?;
-    let forwarded = admission::forwarded_claims(&client.headers, is_trusted, |came| {
-        Forwarded::rebuild(peer, admission::is_tls(session), &ctx.host, came, trusted)
-    });
-    outgoing.insert_header("X-Forwarded-For", forwarded.addresses)?;
-    outgoing.insert_header("X-Forwarded-Proto", HeaderValue::from_static(forwarded.proto))?;
-    outgoing.insert_header("X-Forwarded-Host", forwarded.host)?;
-    outgoing.insert_header("X-Request-Id", ctx.request_id.as_str())?;
-    if let Some(span) = &ctx.span {
-        continue_trace(outgoing, span)?;
-    }
-    if let Some(host) = served.upstream.host(target) {
-        outgoing.insert_header(header::HOST, host)?;
-    }
-    set_identity(outgoing, permit)
-}
-
-/// The upstream's span belongs below the request's own. State is of the trace it came with.
-fn continue_trace(outgoing: &mut RequestHeader, span: &RequestSpan) -> Result<()> {
-    if span.is_root() {
-        outgoing.remove_header(TRACESTATE);
-    }
-    span.traceparent().map_or(Ok(()), |value| outgoing.insert_header(TRACEPARENT, value))
-}
-
-fn drop_client_fields(outgoing: &mut RequestHeader, drops: impl Fn(&str) -> bool) {
+    let (changes, permit) = Changes::new(session, ctx, cookies(&outgoing.headers, own)?)?;
     let doomed: Vec<HeaderName> =
-        outgoing.headers.keys().filter(|name| drops(name.as_str())).cloned().collect();
+        outgoing.headers.keys().filter(|name| changes.drops(name)).cloned().collect();
     for name in doomed {
         outgoing.remove_header(&name);
     }
+    set_path(outgoing, changes.path)?;
+    if let Some(host) = &changes.host {
+        outgoing.insert_header(header::HOST, host.clone())?;
+    }
+    changes.put_in(session, permit, |name, value| outgoing.insert_header(name, value))
 }
 
-fn set_identity(outgoing: &mut RequestHeader, permit: &Permit) -> Result<()> {
-    for (name, value) in permit.identity() {
-        outgoing.insert_header(name.spelled().clone(), value.clone())?;
+/// The header of one attempt as it is sent, of a request that [`is_plain`].
+pub(super) fn head(session: &Session, ctx: &RequestContext, own: Option<&CookieSettings>) -> Result<Bytes> {
+    let cookies = cookies(&session.req_header().headers, own)?;
+    let (changes, permit) = Changes::new(session, ctx, cookies)?;
+    let client = changes.client;
+    let mut head = BytesMut::with_capacity(USUAL_HEAD);
+    head.put_slice(client.method.as_str().as_bytes());
+    head.put_u8(b' ');
+    let target = client.raw_path();
+    if rest_of_target(target, changes.path).is_some() {
+        head.put_slice(target);
+    } else {
+        head.put_slice(changes.path.as_bytes());
+        if let Some(query) = client.uri.query() {
+            head.put_u8(b'?');
+            head.put_slice(query.as_bytes());
+        }
     }
-    Ok(())
+    head.put_slice(b" HTTP/1.1\r\n");
+    // The names of both are in one order: the engine writes them so.
+    let names = client.headers.iter().map(|(name, _)| name);
+    for (name, (spelled, value)) in names.zip(client.case_header_iter()) {
+        match (name, &changes.host) {
+            (&header::CONNECTION, _) => {}
+            (&header::HOST, Some(host)) => put_field(&mut head, b"Host", host),
+            _ if changes.drops(name) => {}
+            _ => put_field(&mut head, spelled.as_slice(), value),
+        }
+    }
+    changes.put_in(session, permit, |name, value| {
+        put_field(&mut head, &name, &value);
+        Ok(())
+    })?;
+    head.put_slice(b"\r\n");
+    Ok(head.freeze())
+}
+
+fn put_field(head: &mut BytesMut, name: &[u8], value: &HeaderValue) {
+    head.put_slice(name);
+    head.put_slice(b": ");
+    head.put_slice(value.as_bytes());
+    head.put_slice(b"\r\n");
+}
+
+/// Whether a request came by HTTP/1.1, ends with its header and asks nothing of the connection but to be kept
+/// or closed: then [`head`] is all that has to be sent.
+pub(super) fn is_plain(request: &RequestHeader) -> bool {
+    request.version == http::Version::HTTP_11
+        && request.has_case()
+        && request.method != http::Method::HEAD
+        && request.raw_path().starts_with(b"/")
+        && request.raw_path().iter().all(u8::is_ascii_graphic)
+        && request.headers.iter().all(|(name, value)| asks_nothing(name, value))
+}
+
+fn asks_nothing(name: &HeaderName, value: &HeaderValue) -> bool {
+    match *name {
+        header::CONNECTION => {
+            let word = value.as_bytes().trim_ascii();
+            word.eq_ignore_ascii_case(b"keep-alive") || word.eq_ignore_ascii_case(b"close")
+        }
+        header::CONTENT_LENGTH
+        | header::TRANSFER_ENCODING
+        | header::EXPECT
+        | header::TE
+        | header::TRAILER
+        | header::UPGRADE
+        | header::PROXY_AUTHENTICATE
+        | header::PROXY_AUTHORIZATION => false,
+        _ => !["keep-alive", "proxy-connection", "http2-settings"].contains(&name.as_str()),
+    }
+}
+
+/// What follows the path in the client's target, if that begins with just this path.
+fn rest_of_target<'a>(target: &'a [u8], path: &str) -> Option<&'a [u8]> {
+    target.strip_prefix(path.as_bytes()).filter(|rest| matches!(rest, [] | [b'?', ..]))
 }
 
 /// The path that was authorised, less the route's prefix, with the client's query as it came.
 fn set_path(outgoing: &mut RequestHeader, path: &str) -> Result<()> {
-    let is_same = || {
-        outgoing.raw_path().strip_prefix(path.as_bytes()).is_some_and(|rest| matches!(rest, [] | [b'?', ..]))
-    };
-    if outgoing.uri.authority().is_none() && is_same() {
+    if outgoing.uri.authority().is_none() && rest_of_target(outgoing.raw_path(), path).is_some() {
         return Ok(());
     }
     let target = match outgoing.uri.query() {
@@ -104,27 +236,33 @@ fn set_path(outgoing: &mut RequestHeader, path: &str) -> Result<()> {
 
 /// Our own cookies are ours alone: no upstream sees them. The others leave in one field: HTTP/2 clients send
 /// them in several, which means nothing in HTTP/1.1 (RFC 9113 section 8.2.3).
-fn set_cookies(outgoing: &mut RequestHeader, own: Option<&CookieSettings>) -> Result<()> {
-    let lines: Vec<HeaderValue> = outgoing.headers.get_all(header::COOKIE).into_iter().cloned().collect();
+fn cookies(client: &HeaderMap, own: Option<&CookieSettings>) -> Result<Cookies> {
     let strip = |line: &HeaderValue| own.map_or(Stripped::Unchanged, |own| own.strip_own_cookies(line));
-    if lines.len() < 2 && lines.iter().all(|line| strip(line) == Stripped::Unchanged) {
-        return Ok(());
+    let mut lines = client.get_all(header::COOKIE).into_iter();
+    match (lines.next(), lines.next()) {
+        (None, _) => return Ok(Cookies::Unchanged),
+        (Some(line), None) => match strip(line) {
+            Stripped::Unchanged => return Ok(Cookies::Unchanged),
+            Stripped::Rest(rest) => return Ok(Cookies::Replaced(Some(rest))),
+            Stripped::Nothing => return Ok(Cookies::Replaced(None)),
+        },
+        _ => {}
     }
-    let mut kept: Vec<HeaderValue> = Vec::with_capacity(lines.len());
-    for line in lines {
-        match strip(&line) {
-            Stripped::Unchanged => kept.push(line),
-            Stripped::Rest(rest) => kept.push(rest),
-            Stripped::Nothing => {}
-        }
-    }
-    outgoing.remove_header(&header::COOKIE);
+    let kept: Vec<HeaderValue> = client
+        .get_all(header::COOKIE)
+        .into_iter()
+        .filter_map(|line| match strip(line) {
+            Stripped::Unchanged => Some(line.clone()),
+            Stripped::Rest(rest) => Some(rest),
+            Stripped::Nothing => None,
+        })
+        .collect();
     if kept.is_empty() {
-        return Ok(());
+        return Ok(Cookies::Replaced(None));
     }
     let joined = kept.iter().map(HeaderValue::as_bytes).collect::<Vec<_>>().join(b"; ".as_slice());
     let joined = HeaderValue::from_bytes(&joined).or_err(ErrorType::InternalError, "cookies")?;
-    outgoing.insert_header(header::COOKIE, joined)
+    Ok(Cookies::Replaced(Some(joined)))
 }
 
 /// How many fields of the client's request would be read as identity.

@@ -1,17 +1,17 @@
 //! The phases of a request, in Pingora's order; each a few lines.
 
-use super::attempt::Broken;
 use super::context::RequestContext;
 use super::decision::Verdict;
 use super::guard::Guarded;
 use super::rate::Standing;
-use super::{Gateway, listener, outgoing, respond, returned, turns, websocket};
+use super::report::is_final;
+use super::{Gateway, listener, outgoing, respond, returned, websocket};
 use crate::panics::{Place, contain};
 use crate::policy::Denial;
 use crate::reason::Reason;
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode, Version, header};
 use pingora_core::modules::http::HttpModules;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorType, Result};
@@ -50,6 +50,10 @@ impl ProxyHttp for Gateway {
         if session.req_header().method == Method::CONNECT {
             session.set_keepalive(None);
         }
+        // It knows no interim responses (RFC 9110 section 15.2).
+        if session.req_header().version == Version::HTTP_10 {
+            session.as_mut().set_ignore_info_resp(true);
+        }
         Ok(())
     }
 
@@ -85,21 +89,10 @@ impl ProxyHttp for Gateway {
     }
 
     async fn upstream_peer(&self, _session: &mut Session, ctx: &mut Self::CTX) -> Result<Box<HttpPeer>> {
-        let Some(served) = ctx.route.clone().filter(|_| ctx.permit.is_some()) else {
-            return Error::e_explain(ErrorType::InternalError, "no permit");
-        };
-        let Some(target) = ctx.attempt.next(&served.upstream) else {
-            return Error::e_explain(ErrorType::HTTPStatus(502), "no address of the upstream is known");
-        };
-        let timeouts = &served.route.timeouts;
-        let mut peer = served.upstream.peer(&target, timeouts);
-        if ctx.upgrade {
-            turns::take(&mut peer);
-        }
-        ctx.lease.expect_answer(timeouts.connect + timeouts.read);
+        let peer = Box::new(ctx.next_peer()?);
         // A further attempt sends the body from its beginning.
         ctx.body_bytes = 0;
-        Ok(Box::new(peer))
+        Ok(peer)
     }
 
     /// Writes identity on the outgoing request only: what stood on the client's request a client could
@@ -116,22 +109,13 @@ impl ProxyHttp for Gateway {
         Ok(())
     }
 
-    /// An upstream may switch to WebSocket if it was asked to, and to nothing else: what follows a 101 is no HTTP
-    /// (RFC 9110 section 15.2.2).
     async fn upstream_response_filter(
         &self,
         _session: &mut Session,
         response: &mut ResponseHeader,
         ctx: &mut Self::CTX,
     ) -> Result<()> {
-        let switches = response.status == StatusCode::SWITCHING_PROTOCOLS;
-        if switches && !(ctx.upgrade && websocket::is_accepted(response)) {
-            let mut error =
-                Error::explain(ErrorType::InvalidHTTPHeader, "the upstream switched protocols unasked");
-            error.as_up();
-            return Err(error);
-        }
-        Ok(())
+        check_response(response, ctx)
     }
 
     async fn response_filter(
@@ -140,28 +124,17 @@ impl ProxyHttp for Gateway {
         response: &mut ResponseHeader,
         ctx: &mut Self::CTX,
     ) -> Result<()> {
-        if let Some(own) = &self.own {
-            returned::keep_own_cookies(response, &own.cookie)?;
-        }
-        returned::drop_hop_by_hop(response);
-        if let Some(cors) = ctx.route.as_ref().and_then(|served| served.route.cors.as_ref()) {
-            returned::replace_cors(response, cors, &session.req_header().headers)?;
-        }
-        if response.status == StatusCode::SWITCHING_PROTOCOLS {
-            websocket::open(session, response, &ctx.lease)?;
-        } else if response.status.is_informational() {
-            return Ok(());
-        }
-        for (name, value) in ctx.standing.iter().flat_map(Standing::fields) {
-            response.append_header(respond::spelled(&name), value)?;
-        }
-        ctx.lease.awaits_body(false);
-        ctx.untold.status = Some(response.status.as_u16());
-        if let Some(served) = &ctx.route {
-            ctx.attempt.answer(&served.upstream);
-        }
-        self.announce_end(session);
-        response.insert_header("X-Request-Id", &ctx.request_id)
+        self.prepare_response(session, response, ctx)
+    }
+
+    async fn response_trailer_filter(
+        &self,
+        _session: &mut Session,
+        trailers: &mut HeaderMap,
+        _ctx: &mut Self::CTX,
+    ) -> Result<Option<Bytes>> {
+        returned::clean_trailers(trailers);
+        Ok(None)
     }
 
     fn response_body_filter(
@@ -182,10 +155,7 @@ impl ProxyHttp for Gateway {
         ctx: &mut Self::CTX,
         mut error: Box<Error>,
     ) -> Box<Error> {
-        let method = &session.req_header().method;
-        let again =
-            ctx.route.as_ref().is_some_and(|served| ctx.attempt.unconnected(&served.upstream, method));
-        error.set_retry(again);
+        error.set_retry(ctx.unconnected(session));
         error
     }
 
@@ -198,12 +168,7 @@ impl ProxyHttp for Gateway {
         reused: bool,
     ) -> Box<Error> {
         let mut error = error.more_context(format!("upstream {peer}"));
-        let untouched = session.response_written().is_none() && !session.as_ref().retry_buffer_truncated();
-        let broken =
-            Broken { error: &error, reused, untouched, request_done: session.as_mut().is_body_done() };
-        let method = &session.req_header().method;
-        let again =
-            ctx.route.as_ref().is_some_and(|served| ctx.attempt.broken(&served.upstream, method, &broken));
+        let again = ctx.broken(&error, reused, session);
         error.set_retry(again);
         error
     }
@@ -220,7 +185,8 @@ impl ProxyHttp for Gateway {
         if matches!(reason, Reason::UpstreamUnreachable | Reason::UpstreamTimeout | Reason::Internal) {
             tracing::warn!(request = ctx.request_id, error = told(error), "a request could not be proxied");
         }
-        if session.response_written().is_none() {
+        // After an interim response there is still an answer to give.
+        if session.response_written().is_none_or(|response| !is_final(response.status)) {
             session.set_keepalive(None);
             if let Err(error) = self.refuse(session, ctx, &Denial::new(reason)).await {
                 tracing::debug!(%error, "an error answer could not be sent");
@@ -267,10 +233,62 @@ impl Gateway {
                 ctx.upgrade = served.route.upgrade && websocket::is_handshake(session.req_header());
                 self.bound(session, ctx, &served, &permit);
                 ctx.permit = Some(permit);
-                Ok(false)
+                match self.direct_way(session, ctx) {
+                    // Boxed, as those above: what is large is moved once, and only where it is used.
+                    Some(connector) => Box::pin(self.forward(connector, session, ctx)).await.map(|()| true),
+                    None => Ok(false),
+                }
             }
         }
     }
+
+    /// The response's header as the client gets it.
+    pub(super) fn prepare_response(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        ctx: &mut RequestContext,
+    ) -> Result<()> {
+        if let Some(own) = &self.own {
+            returned::keep_own_cookies(response, &own.cookie)?;
+        }
+        returned::drop_hop_by_hop(response);
+        if session.req_header().version == Version::HTTP_10 {
+            // It knows no chunks (RFC 9112 section 6.1): the body ends with the connection.
+            response.remove_header(&header::TRANSFER_ENCODING);
+        }
+        if let Some(cors) = ctx.route.as_ref().and_then(|served| served.route.cors.as_ref()) {
+            returned::replace_cors(response, cors, &session.req_header().headers)?;
+        }
+        if response.status == StatusCode::SWITCHING_PROTOCOLS {
+            websocket::open(session, response, &ctx.lease)?;
+        } else if response.status.is_informational() {
+            return Ok(());
+        }
+        for (name, value) in ctx.standing.iter().flat_map(Standing::fields) {
+            response.append_header(respond::spelled(&name), value)?;
+        }
+        ctx.lease.awaits_body(false);
+        ctx.untold.status = Some(response.status.as_u16());
+        if let Some(served) = &ctx.route {
+            ctx.attempt.answer(&served.upstream);
+        }
+        self.announce_end(session);
+        response.insert_header("X-Request-Id", &ctx.request_id)
+    }
+}
+
+/// An upstream may switch to WebSocket if it was asked to, and to nothing else: what follows a 101 is no HTTP
+/// (RFC 9110 section 15.2.2).
+pub(super) fn check_response(response: &ResponseHeader, ctx: &RequestContext) -> Result<()> {
+    let switches = response.status == StatusCode::SWITCHING_PROTOCOLS;
+    if switches && !(ctx.upgrade && websocket::is_accepted(response)) {
+        let mut error =
+            Error::explain(ErrorType::InvalidHTTPHeader, "the upstream switched protocols unasked");
+        error.as_up();
+        return Err(error);
+    }
+    Ok(())
 }
 
 /// An error of the proxy engine for the log. One about a header quotes all of it, cookies and tokens too.

@@ -204,6 +204,6 @@ impl Reporter {
 }
 
 /// Whether a response with this status is the last one: 101 is, although its number says otherwise.
-fn is_final(status: StatusCode) -> bool {
+pub(super) fn is_final(status: StatusCode) -> bool {
     !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS
 }

@@ -123,8 +123,9 @@ struct Frames {
 /// Where in the stream.
 #[derive(Debug, Clone, Copy)]
 enum Place {
-    /// In the header block of the 101, having seen so much of the empty line that ends it.
-    Response(usize),
+    /// In a header block, at this byte of it, having seen so much of the empty line that ends it. Frames follow that of a
+    /// 101, which may come after those of other interim responses.
+    Response { at: usize, seen: usize, switches: bool },
     /// Between frames.
     Boundary,
     /// Before a frame's second byte.
@@ -139,7 +140,7 @@ enum Place {
 
 impl Default for Place {
     fn default() -> Self {
-        Self::Response(0)
+        Self::Response { at: 0, seen: 0, switches: true }
     }
 }
 
@@ -180,10 +181,17 @@ impl Frames {
     fn take(&mut self, byte: u8, there: usize) -> usize {
         const EMPTY_LINE: &[u8] = b"\r\n\r\n";
         self.place = match self.place {
-            Place::Response(seen) => {
+            Place::Response { at, seen, switches } => {
+                // As in `HTTP/1.1 101`.
+                let code = at.checked_sub(9).and_then(|digit| b"101".get(digit));
+                let switches = switches && code.is_none_or(|digit| *digit == byte);
                 let fits = EMPTY_LINE.get(seen) == Some(&byte);
                 let seen = if fits { seen + 1 } else { usize::from(byte == b'\r') };
-                if seen == EMPTY_LINE.len() { Place::Boundary } else { Place::Response(seen) }
+                match (seen == EMPTY_LINE.len(), switches) {
+                    (true, true) => Place::Boundary,
+                    (true, false) => Place::default(),
+                    (false, _) => Place::Response { at: at + 1, seen, switches },
+                }
             }
             Place::Boundary => {
                 self.closed |= byte & 0x0f == CLOSING;
@@ -281,10 +289,11 @@ mod tests {
         /// However the stream is cut into pieces, a place is between frames exactly where one frame has ended.
         #[test]
         fn boundaries_are_found_however_the_stream_is_cut(
+            hints in 0_usize..3,
             frames in prop::collection::vec((0_u8..8, any::<bool>(), 0_usize..70_000), 1..4),
             cuts in prop::collection::vec(1_usize..9_000, 1..40),
         ) {
-            let mut stream = ACCEPTED.to_vec();
+            let mut stream = [&b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n".repeat(hints), ACCEPTED].concat();
             let mut ends = vec![stream.len()];
             for (opcode, masked, length) in frames {
                 stream.extend(frame(opcode, masked, &vec![7; length]));

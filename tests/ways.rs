@@ -1,0 +1,159 @@
+//! A request can go two ways: the plainest go directly, all others through the engine. Nobody can tell which.
+//! And what reaches a client of a response that no client should get as it came.
+
+use crate::support::client::{Connection, get};
+use crate::support::http_server::Reply;
+use crate::support::{Config, Gateway, Upstream};
+
+/// Makes of a plain request one for the engine. It is not passed on.
+const THROUGH_THE_ENGINE: &str = "Keep-Alive: timeout=5\r\n";
+
+/// Responses as upstreams send them, well-formed and not. After each the upstream closes its connection.
+const RESPONSES: [&[u8]; 43] = [
+    b"",
+    b"H",
+    b"HTTP/1.1 200 OK\r\n",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\nok",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 2, 2\r\n\r\nok",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nok",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\noks",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\nok",
+    b"HTTP/1.1 200 OK\r\n\r\nuntil the end",
+    b"HTTP/1.0 200 OK\r\n\r\nuntil the end",
+    b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok",
+    b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nok",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\nabc\r\n0\r\nX-Auth-Subject: root\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nab",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\nab",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\n\r\nok",
+    b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+    b"HTTP/1.1 204 No Content\r\n\r\n",
+    b"HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\nok",
+    b"HTTP/1.1 304 Not Modified\r\nETag: \"1\"\r\nContent-Length: 7\r\n\r\n",
+    b"HTTP/1.1 205 Reset Content\r\n\r\n",
+    b"HTTP/1.1 404 Nowhere To Be Found\r\nContent-Length: 0\r\n\r\n",
+    b"HTTP/1.1 500 \r\nContent-Length: 0\r\n\r\n",
+    b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+    b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+    b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n",
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\ntunnel",
+    b"HTTP/1.1 999 What\r\nContent-Length: 0\r\n\r\n",
+    b"HTTP/2 200\r\nContent-Length: 0\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nX-Folded: a\r\n b\r\nContent-Length: 2\r\n\r\nok",
+    b"HTTP/1.1 200 OK\nContent-Length: 2\n\nok",
+    b"HTTP/1.1 200 OK\r\nConnection: X-Hop, close\r\nX-Hop: 1\r\nKeep-Alive: timeout=9\r\nContent-Length: 2\r\n\r\nok",
+    b"HTTP/1.1 200 OK\r\nSet-Cookie: a=1\r\nset-cookie: b=2\r\nX-CASE: Kept\r\nX-Request-Id: theirs\r\nContent-Length: 2\r\n\r\nok",
+    b"HTTP/1.1 200 OK\r\nX-Bytes: \xe9\xff\r\nContent-Length: 2\r\n\r\nok",
+];
+
+/// Everything the gateway sends, but for the time.
+fn all_of(gateway: &Gateway, head: &str) -> Vec<String> {
+    let mut connection = Connection::open(&gateway.address()).unwrap();
+    connection.send(format!("{head}\r\n")).unwrap();
+    let answer: String = connection.read_to_end().unwrap().into_iter().map(char::from).collect();
+    answer.split("\r\n").filter(|line| !line.starts_with("Date: ")).map(ToOwned::to_owned).collect()
+}
+
+#[test]
+fn a_response_reaches_the_client_the_same_either_way() {
+    let upstream = Upstream::answering(|request| {
+        let number: usize = request.target().trim_start_matches('/').parse().unwrap();
+        Reply::Raw(RESPONSES[number].to_vec())
+    });
+    let gateway = Gateway::start(&Config::public(&upstream));
+    let (mut answered, mut refused) = (0, 0);
+    for (number, response) in RESPONSES.iter().enumerate() {
+        let head =
+            format!("GET /{number} HTTP/1.1\r\nHost: x\r\nX-Request-Id: same\r\nConnection: close\r\n");
+        let directly = all_of(&gateway, &head);
+        let through = all_of(&gateway, &format!("{head}{THROUGH_THE_ENGINE}"));
+        assert_eq!(directly, through, "{}", response.escape_ascii());
+        let refusal = directly.iter().any(|line| line.contains("upstream_unreachable"));
+        *(if refusal { &mut refused } else { &mut answered }) += 1;
+    }
+    assert!(answered > 20 && refused > 8, "{answered} {refused}");
+    // What reached the upstream either way was the same too.
+    let requests = upstream.requests();
+    assert!(requests.iter().all(|request| request.header("keep-alive").is_none()));
+}
+
+#[test]
+fn a_connection_is_kept_the_same_either_way() {
+    let upstream = Upstream::answering(|request| match request.target() {
+        "/length" => Reply::ok("text"),
+        "/chunked" => Reply::Chunked(vec![b"one".to_vec(), b"two".to_vec()]),
+        "/empty" => Reply::status(204, ""),
+        "/end" => Reply::Raw(b"HTTP/1.1 200 OK\r\n\r\nuntil the end".to_vec()),
+        "/cut" => Reply::CloseMidBody { promised: 9, sent: b"cut".to_vec() },
+        _ => Reply::Close,
+    });
+    let gateway = Gateway::start(&Config::public(&upstream));
+    for (target, kept) in [
+        ("/length", true),
+        ("/chunked", true),
+        ("/empty", true),
+        ("/end", true),
+        ("/cut", false),
+        ("/close", false),
+    ] {
+        for more in [None, Some(("Keep-Alive", "timeout=5"))] {
+            let mut connection = Connection::open(&gateway.address()).unwrap();
+            let asked = more.into_iter().fold(get(target), |asked, (name, value)| asked.header(name, value));
+            let answer = connection.exchange(&asked);
+            let word = answer.as_ref().ok().and_then(|answer| answer.header("connection").map(str::to_owned));
+            let again = connection.exchange(&get("/length"));
+            assert_eq!(again.is_ok_and(|answer| answer.status == 200), kept, "{target} {more:?} {word:?}");
+        }
+    }
+}
+
+#[test]
+fn what_came_of_a_response_that_breaks_off_reaches_the_client() {
+    let upstream = Upstream::answering(|_| Reply::CloseMidBody { promised: 9, sent: b"cut".to_vec() });
+    let gateway = Gateway::start(&Config::public(&upstream));
+    let answer = all_of(&gateway, "GET / HTTP/1.1\r\nHost: x\r\n");
+    assert_eq!(answer.last().unwrap(), "cut", "{answer:?}");
+    assert!(answer.contains(&"Content-Length: 9".to_owned()), "{answer:?}");
+}
+
+#[test]
+fn an_interim_response_is_no_answer_to_an_upstream_that_fails() {
+    let upstream =
+        Upstream::answering(|_| Reply::Raw(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n".to_vec()));
+    let gateway = Gateway::start(&Config::public(&upstream));
+    for more in ["", THROUGH_THE_ENGINE] {
+        let mut connection = Connection::open(&gateway.address()).unwrap();
+        connection.send(format!("GET / HTTP/1.1\r\nHost: x\r\n{more}\r\n")).unwrap();
+        connection.read_one(false).unwrap().expect(103);
+        let answer = connection.read_response(false).unwrap().expect(502);
+        assert_eq!(answer.reason(), "upstream_unreachable");
+    }
+}
+
+#[test]
+fn a_client_of_http_1_0_gets_neither_chunks_nor_interim_responses() {
+    let early = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n";
+    for response in [
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\ntext\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\n\r\ntext",
+        "HTTP/1.0 200 OK\r\nContent-Length: 4\r\n\r\ntext",
+    ] {
+        let upstream = Upstream::answering(move |_| Reply::Raw(format!("{early}{response}").into_bytes()));
+        let gateway = Gateway::start(&Config::public(&upstream));
+        for more in ["", "Connection: keep-alive\r\n"] {
+            let mut connection = Connection::open(&gateway.address()).unwrap();
+            connection.send(format!("GET / HTTP/1.0\r\nHost: x\r\n{more}\r\n")).unwrap();
+            let answer = connection.read_one(false).unwrap().expect(200);
+            assert_eq!((answer.text().as_str(), answer.header("transfer-encoding")), ("text", None));
+        }
+    }
+}
