@@ -17,8 +17,14 @@ const TWO: [u8; 4] = [127, 0, 0, 2];
 /// What a name server says of every name.
 #[derive(Clone)]
 enum Says {
-    /// These addresses, for so many seconds.
+    /// These addresses, for so many seconds. Where only IPv6 is asked for, in the form that leads to IPv4.
     Addresses(Vec<[u8; 4]>, u32),
+    /// One thing of IPv4, another of IPv6.
+    Each(Box<[Says; 2]>),
+    /// It is another name for one of which it says this.
+    Alias(Box<Says>),
+    /// There is no such name.
+    Nobody,
     /// This address, but after a moment.
     Slowly([u8; 4], Duration),
     /// SERVFAIL.
@@ -31,8 +37,8 @@ enum Says {
 struct NameServer {
     address: SocketAddr,
     says: Arc<Mutex<Says>>,
-    /// Questions for an IPv4 address.
-    asked: Arc<AtomicUsize>,
+    /// Questions for addresses of IPv4, and of IPv6.
+    asked: Arc<[AtomicUsize; 2]>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -42,7 +48,7 @@ impl NameServer {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
         let address = socket.local_addr().unwrap();
-        let (says, asked) = (Arc::new(Mutex::new(says)), Arc::new(AtomicUsize::new(0)));
+        let (says, asked) = (Arc::new(Mutex::new(says)), Arc::default());
         let stop = Arc::new(AtomicBool::new(false));
         let shared = (Arc::clone(&says), Arc::clone(&asked), Arc::clone(&stop));
         let thread = thread::spawn(move || {
@@ -64,7 +70,16 @@ impl NameServer {
     }
 
     fn asked(&self) -> usize {
-        self.asked.load(Ordering::SeqCst)
+        self.asked[0].load(Ordering::SeqCst)
+    }
+
+    /// Waits until there was a whole round of questions since now; `family` is one that gets answers, so that it is
+    /// asked about once a round.
+    #[track_caller]
+    fn asked_again(&self, family: usize) {
+        let asked = || self.asked[family].load(Ordering::SeqCst);
+        let before = asked();
+        assert!(eventually(SOON, || asked() > before + 1), "it is not asked again");
     }
 }
 
@@ -75,32 +90,56 @@ impl Drop for NameServer {
     }
 }
 
+/// `real.example.test`, on the wire.
+const REAL: &[u8] = b"\x04real\x07example\x04test\0";
+
 /// The answer to a question (RFC 1035 section 4.1).
-fn answer(query: &[u8], says: &Says, asked: &AtomicUsize) -> Option<Vec<u8>> {
+fn answer(query: &[u8], mut says: &Says, asked: &[AtomicUsize; 2]) -> Option<Vec<u8>> {
     let name = query.get(12..)?;
     let end = 12 + name.iter().position(|byte| *byte == 0)? + 1;
     let question = query.get(12..end + 4)?;
     let ipv4 = query.get(end..end + 2)? == [0, 1];
-    asked.fetch_add(usize::from(ipv4), Ordering::SeqCst);
+    if !name.starts_with(REAL) {
+        asked[usize::from(!ipv4)].fetch_add(1, Ordering::SeqCst);
+    }
+    let mut both = true;
+    if let Says::Each(each) = says {
+        (says, both) = (&each[usize::from(!ipv4)], false);
+    }
+    let mut alias = false;
+    if let Says::Alias(of) = says {
+        (says, alias) = (of, !name.starts_with(REAL));
+    }
     let (addresses, ttl, code) = match says {
-        Says::Addresses(addresses, ttl) if ipv4 => (addresses.as_slice(), *ttl, 0),
+        _ if alias => (&[][..], 0, 0),
+        Says::Addresses(addresses, ttl) if ipv4 || !both => (addresses.as_slice(), *ttl, 0),
         Says::Slowly(address, moment) if ipv4 => {
             thread::sleep(*moment);
             (std::slice::from_ref(address), 60, 0)
         }
         Says::Addresses(..) | Says::Slowly(..) => (&[][..], 0, 0),
+        Says::Each(_) | Says::Alias(_) => panic!("nested otherwise"),
+        Says::Nobody => (&[][..], 0, 3),
         Says::Failure => (&[][..], 0, 2),
         Says::Silence => return None,
     };
     let mut out = query.get(..2)?.to_vec();
-    out.extend([0x81, 0x80 | code, 0, 1, 0, u8::try_from(addresses.len()).ok()?, 0, 0, 0, 0]);
+    let count = u8::try_from(addresses.len()).ok()? + u8::from(alias);
+    out.extend([0x81, 0x80 | code, 0, 1, 0, count, 0, 0, 0, 0]);
     out.extend(question);
-    for address in addresses {
-        // The name of the question, A, IN.
-        out.extend([0xc0, 12, 0, 1, 0, 1]);
+    let mut record = |kind: u8, data: &[u8]| {
+        // The name of the question, and IN.
+        out.extend([0xc0, 12, 0, kind, 0, 1]);
         out.extend(ttl.to_be_bytes());
-        out.extend([0, 4]);
-        out.extend(address);
+        out.extend([0, u8::try_from(data.len()).unwrap()]);
+        out.extend(data);
+    };
+    if alias {
+        record(5, REAL);
+    }
+    for address in addresses {
+        let mapped = Ipv4Addr::from(*address).to_ipv6_mapped().octets();
+        if ipv4 { record(1, address) } else { record(28, &mapped) }
     }
     Some(out)
 }
@@ -131,6 +170,23 @@ impl Site {
         let route = format!("{{ name: all, match: {{ path: /** }}, upstream: {name}, auth: public }}");
         Config::new().upstream_raw(name, &upstream).route(&route)
     }
+}
+
+/// Of IPv4 and of IPv6.
+fn each(ipv4: Says, ipv6: Says) -> Says {
+    Says::Each(Box::new([ipv4, ipv6]))
+}
+
+fn at(address: [u8; 4]) -> Says {
+    Says::Addresses(vec![address], 1)
+}
+
+/// Who answers: round robin goes to all there are.
+fn all(gateway: &Gateway) -> Vec<String> {
+    let mut all: Vec<_> = (0..6).map(|_| who(gateway)).collect();
+    all.sort_unstable();
+    all.dedup();
+    all
 }
 
 fn who(gateway: &Gateway) -> String {
@@ -198,4 +254,66 @@ fn a_reload_waits_for_the_addresses_of_names_that_are_new() {
     names.say(Says::Silence);
     gateway.reload(&site.config("again", &names), "ok");
     assert_eq!(who(&gateway), "502");
+}
+
+#[test]
+fn what_fails_for_one_family_takes_none_of_its_addresses_away() {
+    fails_by_halves(|says| says);
+}
+
+#[test]
+fn the_same_holds_for_another_name_of_a_name() {
+    fails_by_halves(|says| Says::Alias(Box::new(says)));
+}
+
+#[track_caller]
+fn fails_by_halves(form: fn(Says) -> Says) {
+    let names = NameServer::start(each(form(at(ONE)), form(at(TWO))));
+    let site = Site::new();
+    let gateway = site.gateway(&names);
+    assert_eq!(all(&gateway), ["one", "two"]);
+    for (says, answered) in
+        [(each(form(Says::Failure), form(at(TWO))), 1), (each(form(at(ONE)), form(Says::Failure)), 0)]
+    {
+        names.say(says);
+        names.asked_again(answered);
+        assert_eq!(all(&gateway), ["one", "two"]);
+    }
+    assert!(gateway.says("cannot resolve a name"));
+    // The word that there is none is one.
+    names.say(each(form(at(ONE)), form(Says::Addresses(vec![], 1))));
+    assert!(eventually(SOON, || all(&gateway) == ["one"]), "an address stays that is no more");
+    names.say(each(form(Says::Failure), form(at(TWO))));
+    assert!(eventually(SOON, || all(&gateway) == ["one", "two"]), "it has not recovered");
+    names.say(each(form(Says::Nobody), form(at(TWO))));
+    assert!(eventually(SOON, || all(&gateway) == ["two"]), "an address stays that is no more");
+    // Of a name that has none at all, the last ones stay.
+    names.say(form(Says::Nobody));
+    names.asked_again(1);
+    assert_eq!(who(&gateway), "two");
+}
+
+#[test]
+fn silence_about_one_family_takes_none_of_its_addresses_away() {
+    let (site, names) = (Site::new(), NameServer::start(each(at(ONE), at(TWO))));
+    let gateway = site.gateway(&names);
+    assert_eq!(all(&gateway), ["one", "two"]);
+    names.say(each(Says::Silence, at(TWO)));
+    names.asked_again(1);
+    assert_eq!(all(&gateway), ["one", "two"]);
+}
+
+#[test]
+fn one_family_is_enough_to_begin_with() {
+    for (says, expected) in [
+        (each(at(ONE), Says::Failure), "one"),
+        (each(Says::Failure, at(TWO)), "two"),
+        (each(at(ONE), Says::Silence), "one"),
+    ] {
+        let (site, names) = (Site::new(), NameServer::start(says));
+        let gateway = site.gateway(&names);
+        assert!(eventually(SOON, || all(&gateway) == [expected]), "what is known is not used");
+        names.say(each(at(ONE), at(TWO)));
+        assert!(eventually(SOON, || all(&gateway) == ["one", "two"]), "the other does not come");
+    }
 }

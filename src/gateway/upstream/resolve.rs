@@ -6,8 +6,10 @@ use super::{Target, Upstream, balance};
 use futures_util::future::join_all;
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig};
+use hickory_resolver::lookup::Lookup;
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::proto::rr::RecordType;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,7 +28,7 @@ const NOWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 0));
 
 impl Upstream {
     /// Resolves the names among the endpoints again and again, for as long as somebody else holds the
-    /// upstream. A name that fails keeps the addresses it had.
+    /// upstream. A name that fails, or that nobody knows any more, keeps the addresses it had.
     pub async fn keep_resolved(self: Arc<Self>) {
         let endpoints = self.settings.endpoints.clone();
         let mut known: Vec<_> = endpoints.iter().map(|endpoint| self.addresses(endpoint)).collect();
@@ -39,24 +41,18 @@ impl Upstream {
         while let Some(this) = upstream.upgrade() {
             let mut wait = LATEST;
             let servers = &this.settings.resolvers;
-            let found = join_all(endpoints.iter().map(|endpoint| resolve(endpoint, servers))).await;
+            let asked = endpoints.iter().zip(&known);
+            let found = join_all(asked.map(|(endpoint, known)| resolve(endpoint, servers, known))).await;
             for (((endpoint, found), known), failing) in
                 endpoints.iter().zip(found).zip(&mut known).zip(&mut failing)
             {
-                match found {
-                    Ok(found) => {
-                        wait = wait.min(found.good_for.max(SOONEST));
-                        *known = found.addresses;
-                        *failing = false;
-                    }
-                    Err(error) => {
-                        wait = SOONEST;
-                        // Told once, not once per attempt.
-                        if !std::mem::replace(failing, true) {
-                            let host = endpoint.host.as_str();
-                            tracing::warn!(upstream = this.name(), host, error, "cannot resolve a name");
-                        }
-                    }
+                wait = wait.min(found.good_for.max(SOONEST));
+                *known = found.addresses;
+                // Told once, not once per attempt.
+                let told = std::mem::replace(failing, found.trouble.is_some());
+                if let Some(error) = found.trouble.filter(|_| !told) {
+                    let host = endpoint.host.as_str();
+                    tracing::warn!(upstream = this.name(), host, error, "cannot resolve a name");
                 }
             }
             this.install(known.clone());
@@ -129,37 +125,76 @@ pub(super) fn literal(endpoint: &EndpointSettings) -> Option<SocketAddr> {
     endpoint.host.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, endpoint.port))
 }
 
-/// At least one address, and how long it is good for.
+/// What a name is reached at from now on.
 struct Found {
     addresses: Vec<SocketAddr>,
     good_for: Duration,
+    /// Why some of the addresses, or all, are the ones that were known.
+    trouble: Option<String>,
 }
 
-async fn resolve(endpoint: &EndpointSettings, servers: &[SocketAddr]) -> Result<Found, String> {
+async fn resolve(endpoint: &EndpointSettings, servers: &[SocketAddr], known: &[SocketAddr]) -> Found {
     if let Some(address) = literal(endpoint) {
-        return Ok(Found { addresses: vec![address], good_for: LATEST });
+        return Found { addresses: vec![address], good_for: LATEST, trouble: None };
     }
-    let found = ask(endpoint, servers).await;
-    // What no DNS server knows, another of the system's sources may: multicast, a directory, a container's own.
-    match found {
+    let error = match ask(endpoint, servers, known).await {
+        Ok(found) => return found,
+        // What no DNS server knows, another of the system's sources may: multicast, a directory, a container's own.
         Err(_) if servers.is_empty() => {
-            let found = tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port)).await;
-            let addresses: Vec<_> = found.map_err(|error| error.to_string())?.collect();
-            if addresses.is_empty() {
-                Err("no address".to_owned())
-            } else {
-                Ok(Found { addresses, good_for: UNTOLD })
+            match tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port)).await.map(Vec::from_iter) {
+                Ok(addresses) if addresses.is_empty() => "no address".to_owned(),
+                Ok(addresses) => return Found { addresses, good_for: UNTOLD, trouble: None },
+                Err(error) => error.to_string(),
             }
         }
-        found => found.map_err(|error| error.to_string()),
-    }
+        Err(error) => error.to_string(),
+    };
+    Found { addresses: known.to_vec(), good_for: SOONEST, trouble: Some(error) }
 }
 
-async fn ask(endpoint: &EndpointSettings, servers: &[SocketAddr]) -> Result<Found, NetError> {
-    let found = resolver(servers)?.lookup_ip(endpoint.host.as_str()).await?;
-    let good_for = found.valid_until().saturating_duration_since(Instant::now());
-    let addresses = found.iter().map(|ip| SocketAddr::new(ip, endpoint.port)).collect();
-    Ok(Found { addresses, good_for })
+/// Asks DNS. The library takes the addresses of one family for an answer also when the question for the other
+/// family failed. So a family that was known and is not among them is asked for once more, by itself: it goes only
+/// on the word that there is none.
+async fn ask(
+    endpoint: &EndpointSettings,
+    servers: &[SocketAddr],
+    known: &[SocketAddr],
+) -> Result<Found, NetError> {
+    let resolver = resolver(servers)?;
+    let first = resolver.lookup_ip(endpoint.host.as_str()).await?;
+    let mut found = read(first.as_lookup(), endpoint.port);
+    for (family, is_ipv4) in [(RecordType::A, true), (RecordType::AAAA, false)] {
+        let is_of_it = |address: &&SocketAddr| address.is_ipv4() == is_ipv4;
+        let before = known.iter().filter(is_of_it);
+        if before.clone().next().is_none() || found.addresses.iter().any(|address| is_of_it(&address)) {
+            continue;
+        }
+        // The name that was found: the search list might lead to another one.
+        let Some(query) = first.as_lookup().message().queries.first() else { continue };
+        match resolver.lookup(query.name().clone(), family).await {
+            Ok(second) => {
+                let second = read(&second, endpoint.port);
+                found.addresses.extend(second.addresses);
+                found.good_for = found.good_for.min(second.good_for);
+            }
+            Err(error) if error.is_no_records_found() => {}
+            Err(error) => {
+                found.addresses.extend(before);
+                found.good_for = SOONEST;
+                found.trouble = Some(format!("{family}: {error}"));
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn read(answer: &Lookup, port: u16) -> Found {
+    let addresses = answer.answers().iter().filter_map(|record| record.data.ip_addr());
+    Found {
+        addresses: addresses.map(|ip| SocketAddr::new(ip, port)).collect(),
+        good_for: answer.valid_until().saturating_duration_since(Instant::now()),
+        trouble: None,
+    }
 }
 
 /// A resolver for one question: `/etc/resolv.conf` and `/etc/hosts` may have changed since the last. It finds at
@@ -181,7 +216,8 @@ fn resolver(servers: &[SocketAddr]) -> Result<TokioResolver, NetError> {
     };
     let options = builder.options_mut();
     options.timeout = DNS_TIMEOUT;
-    options.attempts = 2;
+    // After the first.
+    options.attempts = 1;
     options.cache_size = 0;
     options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
     builder.build()
