@@ -317,3 +317,33 @@ fn one_family_is_enough_to_begin_with() {
         assert!(eventually(SOON, || all(&gateway) == ["one", "two"]), "the other does not come");
     }
 }
+
+#[test]
+fn a_gateway_that_starts_waits_for_the_addresses_of_its_upstreams() {
+    let slowly = Says::Slowly(ONE, Duration::from_millis(700));
+    let (site, names) = (Site::new(), NameServer::start(slowly));
+    let gateway = Gateway::start_live(&site.config("app", &names));
+    // Who comes now is let wait, and told no lie.
+    assert_eq!(who(&gateway), "one");
+    assert_eq!(get("/readyz").send(&gateway.admin()).status, 200);
+}
+
+#[test]
+fn a_name_server_that_is_silent_holds_up_a_start_for_a_while_only() {
+    let (site, names) = (Site::new(), NameServer::start(Says::Silence));
+    let mut gateway = Gateway::start_live(&site.config("app", &names));
+    let waiting = get("/readyz").send(&gateway.admin()).expect(503);
+    assert!(waiting.text().contains("the addresses of upstreams"), "{}", waiting.text());
+    let ready = || get("/readyz").send(&gateway.admin()).status == 200;
+    assert!(eventually(SOON, ready), "one name keeps all of it from serving");
+    assert_eq!(who(&gateway), "502");
+    names.say(at(ONE));
+    assert!(eventually(SOON, || who(&gateway) == "one"));
+    // A start that waits can be stopped.
+    names.say(Says::Silence);
+    gateway.terminate();
+    assert!(gateway.ended_within(SOON).is_some());
+    let mut gateway = Gateway::start_live(&site.config("app", &names));
+    gateway.terminate();
+    assert!(gateway.ended_within(Duration::from_secs(4)).is_some_and(|status| status.success()));
+}

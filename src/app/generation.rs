@@ -13,9 +13,14 @@ use crate::token::assertion::Assertions;
 use crate::token::signer::Signer;
 use crate::token::verified_cache::{Lookup, VerifiedCache};
 use crate::token::verifier::{OwnIssuer, Verifier};
+use futures_util::future::join_all;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::runtime::Handle;
+
+/// How long a new configuration waits for addresses.
+const RESOLUTION: Duration = Duration::from_secs(5);
 
 /// Memory of verified tokens, in bytes.
 const VERIFIED_CACHE_BYTES: u64 = 32 * 1024 * 1024;
@@ -107,6 +112,15 @@ impl Workshop {
                 keep_up_for(Place::HealthChecks, upstream, Upstream::keep_checked);
             }
         }
+    }
+}
+
+/// Waits for the addresses of names that are new, so that the first request finds its upstream; but a name that
+/// nobody knows holds up the rest for a while only.
+pub(super) fn reachable(snapshot: &Snapshot) -> impl Future<Output = ()> + Send + use<> {
+    let upstreams: Vec<_> = snapshot.upstreams().cloned().collect();
+    async move {
+        join_all(upstreams.iter().map(|upstream| upstream.reachable(RESOLUTION))).await;
     }
 }
 

@@ -46,7 +46,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::runtime::Runtime;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 use watch::Watch;
 
@@ -163,10 +163,11 @@ async fn serve(path: &Path, mut config: Config, upgrade: bool) -> Result<(), Sta
     let workshop = Workshop::new(metrics.clone(), &clock, Client::new()?, signer);
     let snapshot = workshop.build(&config, None)?;
     Workshop::start(&snapshot, None);
+    let resolving = tokio::spawn(contain(Place::Resolver, generation::reachable(&snapshot)));
     let snapshot = Arc::new(ArcSwap::from_pointee(snapshot));
 
     let (unready, draining) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-    let parts = parts(&unready, sessions.as_ref(), &snapshot, &clock);
+    let parts = parts(&unready, resolving.abort_handle(), sessions.as_ref(), &snapshot, &clock);
     let own = sessions.as_ref().map(|sessions| sessions.serve(Arc::clone(workshop.cache())));
     let revoker = own.as_ref().and_then(|(endpoints, _)| revoker(&config, endpoints, &log, &metrics, &clock));
     let gateway = |own| {
@@ -195,6 +196,8 @@ async fn serve(path: &Path, mut config: Config, upgrade: bool) -> Result<(), Sta
         let connections = Arc::new(Connections::new(&config.server.limits, Arc::clone(&clock), None));
         accept(&mut accepting, Accepting::new(listener, admin, connections, admin_stopped));
     }
+    // Who comes meanwhile waits in the kernel's queue instead of being told that there is no upstream.
+    tokio::select! { _ = resolving => {} () = signals.stop() => return Ok(()) }
     let connections =
         Arc::new(Connections::new(&config.server.limits, Arc::clone(&clock), Some(metrics.clone())));
     let mut certificates = Vec::new();
@@ -360,6 +363,7 @@ type Parts = Box<dyn Fn() -> Vec<Part> + Send + Sync>;
 
 fn parts(
     unready: &Arc<AtomicBool>,
+    resolving: AbortHandle,
     sessions: Option<&Sessions>,
     snapshot: &Arc<ArcSwap<Snapshot>>,
     clock: &Arc<dyn Clock>,
@@ -368,7 +372,10 @@ fn parts(
     let sessions_part = sessions.map(Sessions::part);
     Box::new(move || {
         let stopping = unready.load(Ordering::Relaxed).then(|| PartState::Waiting("stopping".to_owned()));
-        let gateway = Part { name: "gateway".to_owned(), state: stopping.unwrap_or(PartState::Ready) };
+        let addresses = || PartState::Waiting("the addresses of upstreams".to_owned());
+        let starting = || (!resolving.is_finished()).then(addresses);
+        let state = stopping.or_else(starting).unwrap_or(PartState::Ready);
+        let gateway = Part { name: "gateway".to_owned(), state };
         let snapshot = serving.load();
         let issuers = snapshot.verifier().key_sets().map(|keys| key_sets::part(keys, now.now()));
         std::iter::once(gateway).chain(sessions_part.as_ref().map(|part| part())).chain(issuers).collect()

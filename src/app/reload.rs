@@ -1,7 +1,7 @@
 //! Takes over a changed configuration, or refuses it and goes on with the old one.
 
 use super::StartError;
-use super::generation::Workshop;
+use super::generation::{self, Workshop};
 use super::watch::Watch;
 use crate::config::Config;
 use crate::gateway::engine;
@@ -16,11 +16,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::sync::watch;
-
-/// How long a new configuration waits for the addresses of names that are new.
-const RESOLUTION: Duration = Duration::from_secs(5);
 
 /// A running gateway, as far as a reload changes it.
 pub(super) struct Running {
@@ -100,8 +96,7 @@ impl Running {
         // the time to be resolved before the first request does.
         let without = snapshot.verifier().key_sets().filter(|keys| keys.latest().is_none());
         let keys = join_all(without.map(|keys| keys.refresh(None)));
-        let addresses = join_all(snapshot.upstreams().map(|upstream| upstream.reachable(RESOLUTION)));
-        tokio::join!(keys, addresses);
+        tokio::join!(keys, generation::reachable(&snapshot));
         let mut renewed = Vec::new();
         for served in &self.certificates {
             let listener = config.server.listeners.iter().find(|listener| listener.address == served.address);
