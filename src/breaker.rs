@@ -1,6 +1,7 @@
 //! A circuit breaker: when nothing answers, callers are told so at once, and one of them tries now and then.
 
 use crate::clock::random_bytes;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,8 @@ pub struct Breaker(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     failures: u32,
+    /// What was asked about in those failures that may have to do with it.
+    about: Vec<u64>,
     next_try: Option<Instant>,
 }
 
@@ -38,6 +41,24 @@ impl Breaker {
     /// An answer came.
     pub fn answered(&self) {
         *self.state() = State::default();
+    }
+
+    /// No answer came to a question about this, which may be the reason: a second failure about the same tells
+    /// nothing of the server, so that nobody can have others refused by asking again and again about one thing.
+    pub fn failed_about(&self, what: &str, now: Instant) {
+        let mut hasher = DefaultHasher::new();
+        what.hash(&mut hasher);
+        let what = hasher.finish();
+        let mut state = self.state();
+        if state.about.contains(&what) {
+            return;
+        }
+        // More are not needed to be sure.
+        if state.failures < FAILURES {
+            state.about.push(what);
+        }
+        drop(state);
+        self.failed(now);
     }
 
     /// No answer came. Says whether calls are refused from now on.
@@ -82,6 +103,28 @@ mod tests {
         breaker.answered();
         assert!(breaker.admits(later + PAUSE * 2));
         assert!(breaker.admits(later + PAUSE * 2));
+    }
+
+    #[test]
+    fn failures_about_one_thing_count_once() {
+        let (breaker, now) = (Breaker::default(), Instant::now());
+        for _ in 0..100 {
+            breaker.failed_about("alice", now);
+        }
+        assert!(breaker.admits(now));
+        for other in 1..FAILURES {
+            assert!(breaker.admits(now));
+            breaker.failed_about(&format!("user {other}"), now);
+            breaker.failed_about("alice", now);
+        }
+        assert!(!breaker.admits(now));
+        // After an answer nothing is known to fail.
+        breaker.answered();
+        for other in 1..=FAILURES {
+            assert!(breaker.admits(now));
+            breaker.failed_about(&format!("user {other}"), now);
+        }
+        assert!(!breaker.admits(now));
     }
 
     #[test]

@@ -102,10 +102,18 @@ fn are_no_judgement(gateway: &Gateway, backend: &HttpServer, replies: &[Reply]) 
     assert!(counted.abs() < 0.5, "an outage counted as a failure: {counted}");
 }
 
+/// Few tries for each account, and some more for a network.
+fn throttled(sessions: Sessions, network: usize) -> Sessions {
+    let account = "{ burst: 2, every: 1h }";
+    let network = format!("{{ burst: {network}, every: 1h }}");
+    let all = format!("{{ account_network: {account}, network: {network}, account: {account} }}");
+    sessions.set("throttle", &all)
+}
+
 #[test]
-fn an_outage_costs_no_try() {
+fn an_outage_costs_an_account_no_try() {
     let backend = HttpServer::start(knows_alice);
-    let gateway = start(asking(&backend, ", timeout: 500ms").throttle("{ burst: 2, every: 1h }"));
+    let gateway = start(throttled(asking(&backend, ", timeout: 500ms"), 30));
     let outages = [
         Reply::status(500, "broken"),
         Reply::ok(vec![b' '; 70_000]),
@@ -139,11 +147,32 @@ fn an_answer_that_is_no_judgement_is_503_and_counts_as_a_try() {
 }
 
 #[test]
+fn who_knows_a_name_that_the_backend_fails_for_has_nobody_else_refused() {
+    let backend = HttpServer::start(|request| {
+        let body: Value = serde_json::from_slice(&request.body).unwrap_or_default();
+        let name = body["username"].as_str().unwrap_or_default().to_lowercase();
+        if name.trim() == "stuck" { Reply::status(503, "") } else { knows_alice(request) }
+    });
+    let gateway = start(throttled(asking(&backend, ""), 20));
+    for name in ["stuck", "STUCK", " stuck"].into_iter().cycle().take(12) {
+        wrong(&gateway, name).expect(503);
+    }
+    assert_eq!(backend.received().len(), 12, "the breaker is open");
+    login_as(&gateway, "alice");
+    // It costs the account nothing, but who asks.
+    for _ in 12..20 {
+        wrong(&gateway, "stuck").expect(503);
+    }
+    assert_eq!(wrong(&gateway, "stuck").expect(429).member("code"), "too_many_attempts");
+    assert_eq!(backend.received().len(), 21);
+}
+
+#[test]
 fn a_backend_that_hangs_holds_up_nobody_for_long() {
     let backend = HttpServer::start(|_| Reply::status(401, "late").after(Duration::from_secs(3)));
     let gateway = start(asking(&backend, ", timeout: 300ms"));
-    for _ in 0..5 {
-        login_request("alice").send(&gateway.address()).expect(503);
+    for user in 0..5 {
+        login_request(&format!("user-{user}")).send(&gateway.address()).expect(503);
     }
     // Now nobody waits for it, but for one who tries now and then.
     let asked = backend.received().len();

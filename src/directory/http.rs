@@ -82,7 +82,10 @@ impl HttpDirectory {
                 self.breaker.answered();
                 Ok(answer)
             }
-            Ok(answer) => Err(self.outage(format!("it answered with status {}", answer.status))),
+            Ok(answer) => {
+                Err(self.unanswered(credentials, format!("it answered with status {}", answer.status)))
+            }
+            Err(error @ OutboundError::Timeout(_)) => Err(self.unanswered(credentials, error.to_string())),
             // It was asked. What it does not like in one name is no reason to ask it about no other, and if it were
             // to cost nothing to be asked like that again and again, a stranger would.
             Err(error @ OutboundError::TooLarge(_)) => {
@@ -90,16 +93,26 @@ impl HttpDirectory {
                 Err(unclear(error.to_string()))
             }
             Err(error @ OutboundError::Broken(_)) => {
-                self.breaker.failed(Instant::now());
+                self.failed_about(credentials);
                 Err(unclear(error.to_string()))
             }
-            Err(error) => Err(self.outage(error.to_string())),
+            // Nobody was asked about anything.
+            Err(error) => {
+                self.breaker.failed(Instant::now());
+                Err(told(error.to_string(), DirectoryError::Unavailable))
+            }
         }
     }
 
-    fn outage(&self, why: String) -> DirectoryError {
-        self.breaker.failed(Instant::now());
-        told(why, DirectoryError::Unavailable)
+    /// It was asked, so the name may be the reason.
+    fn unanswered(&self, credentials: &Credentials, why: String) -> DirectoryError {
+        self.failed_about(credentials);
+        told(why, DirectoryError::Unanswered)
+    }
+
+    fn failed_about(&self, credentials: &Credentials) {
+        // Spellings that the backend may take for one name.
+        self.breaker.failed_about(&credentials.username.trim().to_lowercase(), Instant::now());
     }
 
     fn limits(&self) -> Limits {
@@ -173,7 +186,7 @@ impl UserDirectory for HttpDirectory {
             200..=299 => self.identity(&answer).map(Some),
             status if self.settings.refused.contains(&status) => Ok(None),
             status @ 500.. => {
-                Err(told(format!("it answered with status {status}"), DirectoryError::Unavailable))
+                Err(told(format!("it answered with status {status}"), DirectoryError::Unanswered))
             }
             status => Err(unclear(format!(
                 "it answered with status {status}; if that is its word for a wrong password, add it to `refused`"

@@ -55,6 +55,9 @@ pub enum DirectoryError {
     /// The directory does not answer.
     #[error("the user directory does not answer: {0}")]
     Unavailable(String),
+    /// It was asked, and it may be this very name that it does not answer. The account is spared, but not who asked.
+    #[error("the user directory does not answer when asked about this user: {0}")]
+    Unanswered(String),
     /// It answers, but not in a way that says whether the password is right. It may have judged it, so the try
     /// counts.
     #[error("the user directory's answer is no judgement: {0}")]

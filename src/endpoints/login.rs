@@ -44,6 +44,10 @@ impl Endpoints {
             }
             // A password may have been tried all the same: the throttle has to know.
             Err(DirectoryError::Unclear(_)) => Err(Fault::Unavailable.into()),
+            Err(DirectoryError::Unanswered(_)) => {
+                throttle.give_back(taken, Acquittal::Unanswered).await;
+                Err(Fault::Unavailable.into())
+            }
             Err(DirectoryError::Busy | DirectoryError::Unavailable(_)) => {
                 throttle.give_back(taken, Acquittal::NotJudged).await;
                 Err(Fault::Unavailable.into())

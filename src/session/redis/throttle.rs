@@ -85,10 +85,15 @@ impl SharedThrottle for RedisStore {
         account.truncate(if stranger { 2 } else { 1 });
         let shard = attempt.account_shard;
         let mark = (why == Acquittal::Right).then(|| keys::known_network(shard, attempt.account_network));
-        let (network, account) = tokio::join!(
-            self.give_back_to(attempt.network_shard, &network, None, deadline),
-            self.give_back_to(shard, &account, mark, deadline),
-        );
+        let of_network = async {
+            if why.spares_network() {
+                self.give_back_to(attempt.network_shard, &network, None, deadline).await
+            } else {
+                Ok(())
+            }
+        };
+        let of_account = self.give_back_to(shard, &account, mark, deadline);
+        let (network, account) = tokio::join!(of_network, of_account);
         network.and(account)
     }
 }

@@ -70,11 +70,11 @@ async fn walk(store: &RedisStore, clock: &ManualClock, seed: u64) -> [u32; 3] {
             2 | 3 if !pending.is_empty() => {
                 let index = usize::try_from(dice.roll(pending.len() as u64)).unwrap();
                 let (attempt, stranger): (Attempt, bool) = pending.swap_remove(index);
-                let why = *dice.pick(&[Acquittal::Right, Acquittal::NotJudged]);
+                let why = *dice.pick(&[Acquittal::Right, Acquittal::NotJudged, Acquittal::Unanswered]);
                 if why == Acquittal::Right {
                     local.remember(&attempt, now);
                 }
-                local.give_back(&attempt, stranger, &settings, now);
+                local.give_back(&attempt, stranger, why, &settings, now);
                 store.give_back(&attempt, stranger, why, &settings).await.unwrap();
             }
             _ => {

@@ -1,6 +1,6 @@
 //! The counters of one gateway: in memory, bounded.
 
-use super::{Attempt, KNOWN_FOR, Name, ThrottleSettings, Verdict};
+use super::{Acquittal, Attempt, KNOWN_FOR, Name, ThrottleSettings, Verdict};
 use crate::clock::Timestamp;
 use crate::gcra::Ledger;
 use std::sync::{Mutex, PoisonError};
@@ -63,10 +63,19 @@ impl LocalThrottle {
     }
 
     /// Gives a try back to the buckets it was taken from.
-    pub fn give_back(&self, attempt: &Attempt, stranger: bool, settings: &ThrottleSettings, now: Timestamp) {
+    pub fn give_back(
+        &self,
+        attempt: &Attempt,
+        stranger: bool,
+        why: Acquittal,
+        settings: &ThrottleSettings,
+        now: Timestamp,
+    ) {
         let mut tables = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = now.since_epoch();
-        tables.networks.give_back(&attempt.network, settings.network, now);
+        if why.spares_network() {
+            tables.networks.give_back(&attempt.network, settings.network, now);
+        }
         tables.account_networks.give_back(&attempt.account_network, settings.account_network, now);
         if stranger {
             tables.accounts.give_back(&attempt.account, settings.account, now);

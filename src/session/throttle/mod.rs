@@ -43,13 +43,26 @@ pub enum Verdict {
     Refused(Duration),
 }
 
-/// A try that was not wrong, and so does not count.
+/// A try that was not wrong, and so does not count, or not everywhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Acquittal {
     /// The password was right: from now on the network is known to the account.
     Right,
     /// The password was not judged.
     NotJudged,
+    /// Nor was it here, but the directory was asked in vain, and who knows of a name that it fails for could have it
+    /// asked without end: the account is given its try back, the network is not.
+    Unanswered,
+}
+
+impl Acquittal {
+    /// Whether the network is given its try back.
+    pub(crate) fn spares_network(self) -> bool {
+        match self {
+            Self::Right | Self::NotJudged => true,
+            Self::Unanswered => false,
+        }
+    }
 }
 
 /// Counters that several gateways share.
@@ -136,7 +149,7 @@ impl Throttle {
         match self.shared.as_ref().filter(|_| shared) {
             // If the store does not answer now, the try stays counted until it runs out.
             Some(shared) => drop(shared.give_back(&attempt, stranger, why, &self.settings).await),
-            None => self.local.give_back(&attempt, stranger, &self.settings, now),
+            None => self.local.give_back(&attempt, stranger, why, &self.settings, now),
         }
     }
 }

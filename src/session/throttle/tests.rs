@@ -102,6 +102,19 @@ async fn a_success_gives_its_try_back_and_so_does_a_try_that_was_not_judged() {
 }
 
 #[tokio::test]
+async fn a_try_that_was_not_answered_is_the_networks_and_not_the_accounts() {
+    let rig = rig();
+    for _ in 0..1000 {
+        let taken = rig.take("alice", HOME).await.unwrap();
+        rig.throttle.give_back(taken, Acquittal::Unanswered).await;
+    }
+    assert_eq!(rig.take("bob", HOME).await.unwrap_err(), Duration::from_secs(1), "the network's bucket");
+    assert_eq!(rig.count(9, "alice", strange).await, 8);
+    rig.at(1000);
+    assert_eq!(rig.count(6, "bob", |_| HOME).await, 5);
+}
+
+#[tokio::test]
 async fn a_try_counts_before_it_is_judged() {
     let rig = rig();
     let mut pending = Vec::new();
