@@ -311,6 +311,36 @@ fn users_of_postgresql_log_in_over_a_verified_connection() {
 }
 
 #[test]
+fn a_name_that_the_database_cannot_write_down_is_nobodys() {
+    let authority = Authority::new();
+    let server = Postgres::start(&authority.identity(&["localhost"]), "");
+    server.run("create database west encoding 'LATIN1' locale 'C' template template0");
+    let table = format!(
+        "create table users (login text, password_hash text); insert into users values ('zo\u{eb}', '{}')",
+        cheap_hash()
+    );
+    server.run_in("west", &table);
+    let query = "select login as subject, password_hash from users where login = $1";
+    let users = format!("{{ sql: {{ url: \"{}\", query: \"{query}\" }} }}", server.url_of("west"));
+    let gateway = Gateway::start(&Config::new().sessions(Sessions::embedded().set("users", &users)));
+    know_zoe_alone(&gateway);
+    let open = server.run("select count(*) from pg_stat_activity where application_name = 'portcullis'");
+    assert_eq!(open.trim(), "1", "a connection is thrown away for such a name");
+}
+
+/// Zoë logs in, and who has a name of another script has it asked in vain.
+#[track_caller]
+fn know_zoe_alone(gateway: &Gateway) {
+    login_as(gateway, "zo\u{eb}");
+    for name in ["\u{96ea}", "zoe\u{308}", "\u{1f600}", "\u{b0}C"] {
+        let refused = login_request(name).send(&gateway.address());
+        assert_eq!(refused.status, 401, "{name}: {}\n{}", refused.text(), gateway.stderr());
+    }
+    assert!((failures(gateway) - 4.0).abs() < 0.5, "a wrong name counts as one");
+    login_as(gateway, "zo\u{eb}");
+}
+
+#[test]
 fn a_database_that_dies_or_hangs_costs_no_try_and_comes_back() {
     let authority = Authority::new();
     let mut server = Postgres::start(&authority.identity(&["localhost"]), &postgres_table());
@@ -361,7 +391,9 @@ fn users_of_mariadb_log_in_over_a_verified_connection() {
          number bigint unsigned, staff boolean, weight float, height double, born date, active boolean); \
          insert into users (login, password_hash, email, roles, office, age, number, staff, weight, height, born, active) \
          values ('alice', '{hash}', 'alice@example.com', '[\"clerk\"]', 'north', -42, 18446744073709551615, true, 0.1, \
-         1.75, '2000-01-01', true), ('carol', '{hash}', null, null, null, null, null, null, null, null, null, false);"
+         1.75, '2000-01-01', true), ('carol', '{hash}', null, null, null, null, null, null, null, null, null, false); \
+         create table west (login varchar(100) character set latin1, password_hash varchar(200)); \
+         insert into west values (convert(x'7a6feb' using latin1), '{hash}');"
     );
     let mut server = MariaDb::start(&authority.identity(&["localhost"]), &table);
     let url = server.url();
@@ -395,7 +427,11 @@ fn users_of_mariadb_log_in_over_a_verified_connection() {
     {
         login_request(user).send(&gateway.address()).expect(401);
     }
-    // A type that is not understood, and another authority.
+    // Names that it cannot write down, a type that is not understood, and another authority.
+    know_zoe_alone(&asking(
+        "select login as subject, password_hash from west where login = ?",
+        authority.pem(),
+    ));
     let other =
         asking("select id as subject, password_hash, born from users where login = ?", authority.pem());
     login_request("alice").send(&other.address()).expect(503);

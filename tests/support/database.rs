@@ -11,6 +11,8 @@ use std::process::{Command, Stdio};
 /// The password the gateway has at a database server.
 pub(crate) const DATABASE_PASSWORD: &str = "Pa55-of-the-database";
 
+const DATABASE: &str = "postgres";
+
 /// Runs statements on a file of SQLite, by Debian's Python.
 #[track_caller]
 pub(crate) fn sqlite(file: &Path, statements: &str) {
@@ -65,22 +67,33 @@ impl Postgres {
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("postgres://gateway:{DATABASE_PASSWORD}@localhost:{}/postgres", self.port)
+        self.url_of(DATABASE)
+    }
+
+    /// That of another database than the usual.
+    pub(crate) fn url_of(&self, database: &str) -> String {
+        format!("postgres://gateway:{DATABASE_PASSWORD}@localhost:{}/{database}", self.port)
     }
 
     /// Runs statements; what they answer, a line a row.
     #[track_caller]
     pub(crate) fn run(&self, statements: &str) -> String {
-        let done = self.psql(statements).output().expect("psql");
+        self.run_in(DATABASE, statements)
+    }
+
+    #[track_caller]
+    pub(crate) fn run_in(&self, database: &str, statements: &str) -> String {
+        let done = self.psql(database, statements).output().expect("psql");
         succeeded(done, "psql")
     }
 
-    fn psql(&self, statements: &str) -> Command {
+    fn psql(&self, database: &str, statements: &str) -> Command {
         let mut command = Command::new(self.programs.join("psql"));
         command
             .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", statements])
-            .args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", "gateway", "-d", "postgres"])
+            .args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", "gateway", "-d", database])
             .env("PGPASSWORD", DATABASE_PASSWORD)
+            .env("PGCLIENTENCODING", "UTF8")
             .env("PGCONNECT_TIMEOUT", "5");
         command
     }
@@ -99,7 +112,7 @@ impl Breakable for Postgres {
             .args(["-p", &self.port.to_string(), "-h", "127.0.0.1", "-k", "", "-F"])
             .args(["-c", "ssl=on", "-c", "ssl_cert_file=server.pem", "-c", "ssl_key_file=server.key"])
             .current_dir(self.folder.path());
-        let mut asked = self.psql("select 1");
+        let mut asked = self.psql(DATABASE, "select 1");
         asked.stdout(Stdio::null()).stderr(Stdio::null());
         let answers = || asked.status().is_ok_and(|done| done.success());
         self.daemon.launch(&mut command, &self.folder.path().join("log"), answers)

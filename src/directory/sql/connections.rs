@@ -58,6 +58,17 @@ fn is_outage(error: &dyn DatabaseError) -> bool {
         || matches!(number, Some(1205 | 1317 | 1969 | 3024))
 }
 
+/// Whether the database found characters in the username that its own character set does not have. MySQL tells it as
+/// collations that do not mix, in one of three forms, or as a conversion that is impossible.
+fn is_inexpressible(error: &sqlx::Error) -> bool {
+    let Some(error) = error.as_database_error() else { return false };
+    match error.try_downcast_ref::<MySqlDatabaseError>() {
+        Some(error) => matches!(error.number(), 1267 | 1270 | 1271 | 3854 | 3988),
+        // Of PostgreSQL.
+        None => matches!(error.code().as_deref(), Some("22021" | "22P05")),
+    }
+}
+
 /// What an operator reads. Errors about data (SQLSTATE class 22) quote it, and what a client calls its username may be
 /// its password.
 fn told(error: &sqlx::Error) -> String {
@@ -185,7 +196,11 @@ where
     row::check(statement.columns().iter().map(sqlx::Column::name), values)?;
     let Some(username) = username else { return Ok(None) };
     let mut rows = statement.query().bind(username.to_owned()).fetch(connection);
-    let first = rows.try_next().await?;
+    let first = match rows.try_next().await {
+        // A name that the database cannot write down, no user has.
+        Err(error) if !username.is_ascii() && is_inexpressible(&error) => return Ok(None),
+        first => first?,
+    };
     let Some(first) = first else { return Ok(None) };
     if rows.try_next().await?.is_some() {
         return Err(Misfit::Rows.into());
