@@ -96,6 +96,9 @@ fn every_kind_of_question_gets_the_routes_decision() {
         ] {
             let refused = judge.ask(&question(method, target).bearer(&token)).expect(403);
             assert_eq!(refused.reason(), reason, "{method} {target}");
+            // The body says what the answer is, and not what it would have been elsewhere.
+            let told = refused.json();
+            assert_eq!((&told["status"], &told["title"]), (&json!(403), &json!("Forbidden")), "{told}");
         }
         // An identity that a client brings is never what is answered.
         let public = judge.ask(&question("GET", "/public/x").header("X-Auth-Subject", "root")).expect(200);

@@ -21,14 +21,19 @@ impl Gateway {
         ctx: &mut RequestContext,
         denial: &Denial,
     ) -> Result<bool> {
-        let reply = Self::refusal(session, ctx, denial);
+        let reply = Self::refusal(session, ctx, denial, denial::status(denial.reason));
         ctx.status = Some(reply.status);
         respond::send(session, &reply, &ctx.request_id).await.map_err(Error::into_down)?;
         Ok(true)
     }
 
-    /// The answer to a refused request, which is counted here.
-    pub(super) fn refusal(session: &Session, ctx: &mut RequestContext, denial: &Denial) -> Reply {
+    /// The answer to a refused request, under this status; it is counted here.
+    pub(super) fn refusal(
+        session: &Session,
+        ctx: &mut RequestContext,
+        denial: &Denial,
+        status: u16,
+    ) -> Reply {
         ctx.reason = denial.reason;
         ctx.unforwardable.clone_from(&denial.unforwardable);
         let counted = match (&ctx.route, ctx.endpoint) {
@@ -39,7 +44,7 @@ impl Gateway {
         if let (Some(metrics), None) = (counted, &ctx.permit) {
             metrics.decided(ctx.issuer(), DecisionOutcome::Deny, denial.reason);
         }
-        let mut reply = denial::reply(denial, &ctx.request_id, admission::wants_html_only(session));
+        let mut reply = denial::reply(denial, status, &ctx.request_id, admission::wants_html_only(session));
         if let Some(standing) = &ctx.standing {
             reply.headers.extend(standing.fields());
             if denial.reason == Reason::RateLimited {

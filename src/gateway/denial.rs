@@ -17,9 +17,10 @@ pub(super) fn detail(reason: Reason) -> &'static str {
     status_and_detail(reason).1
 }
 
-/// The answer to a refused request.
-pub(super) fn reply(denial: &Denial, request_id: &str, html_only: bool) -> Reply {
-    let (status, detail) = status_and_detail(denial.reason);
+/// The answer to a refused request. The body has the status too, so it is not to be altered later (RFC 9457
+/// section 3.1.2).
+pub(super) fn reply(denial: &Denial, status: u16, request_id: &str, html_only: bool) -> Reply {
+    let detail = detail(denial.reason);
     let reply = Reply::problem(status, denial.reason, detail, request_id, html_only);
     match denial.reason {
         Reason::NoToken => reply.challenge(&Challenge::Bare),
@@ -115,10 +116,14 @@ mod tests {
     use super::*;
     use http::HeaderValue;
 
+    fn reply(denial: &Denial) -> Reply {
+        super::reply(denial, status(denial.reason), "id", false)
+    }
+
     #[test]
     fn every_challenge_is_a_header_value_and_every_reason_has_a_status() {
         for reason in Reason::ALL {
-            let reply = reply(&Denial::new(*reason), "id", false);
+            let reply = reply(&Denial::new(*reason));
             assert!((400..=599).contains(&reply.status), "{reason}");
             let challenged = reply.headers.iter().any(|(name, _)| name == header::WWW_AUTHENTICATE);
             assert_eq!(challenged, reply.status == 401 || challenged, "{reason}: a 401 needs a challenge");
@@ -132,7 +137,7 @@ mod tests {
             scopes: "orders:read orders:write".into(),
             unforwardable: None,
         };
-        let reply = reply(&denial, "id", false);
+        let reply = reply(&denial);
         let expected = "Bearer error=\"insufficient_scope\", scope=\"orders:read orders:write\"";
         assert!(reply.headers.contains(&(header::WWW_AUTHENTICATE, HeaderValue::from_static(expected))));
         assert_eq!(reply.status, 403);
@@ -168,7 +173,7 @@ mod tests {
     #[test]
     fn an_outage_is_no_accusation() {
         for reason in [Reason::KeysUnavailable, Reason::StoreUnavailable] {
-            let reply = reply(&Denial::new(reason), "id", false);
+            let reply = reply(&Denial::new(reason));
             assert_eq!(reply.status, 503);
             assert!(reply.headers.iter().any(|(name, _)| name == header::RETRY_AFTER));
             assert!(!reply.headers.iter().any(|(name, _)| name == header::WWW_AUTHENTICATE));

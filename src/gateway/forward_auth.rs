@@ -3,7 +3,7 @@
 
 use super::context::RequestContext;
 use super::decision::Verdict;
-use super::{Gateway, request_id, respond};
+use super::{Gateway, denial, request_id, respond};
 use crate::panics::{Place, contain};
 use crate::policy::{Denial, Permit};
 use crate::reason::Reason;
@@ -64,10 +64,6 @@ impl Judge {
         ctx: &mut RequestContext,
         mut reply: Reply,
     ) -> Result<bool> {
-        // nginx knows only 401 and 403 as refusals. An outage is none.
-        if !matches!(reply.status, 200 | 401 | 403 | 429 | 503) {
-            reply.status = 403;
-        }
         // Traefik asks by GET about a HEAD too. One without a body is answered alike.
         if session.req_header().method == Method::HEAD {
             reply.body = Bytes::new();
@@ -108,7 +104,12 @@ impl Judge {
             // Only the route's own gateway could answer it; nobody else is told that it may pass unseen.
             Verdict::Preflight(..) => Denial::new(Reason::Preflight),
         };
-        let reply = Gateway::refusal(session, ctx, &refused);
+        // nginx knows only 401 and 403 as refusals. An outage is none.
+        let status = match denial::status(refused.reason) {
+            status @ (401 | 429 | 503) => status,
+            _ => 403,
+        };
+        let reply = Gateway::refusal(session, ctx, &refused, status);
         self.answer(session, ctx, reply).await
     }
 }

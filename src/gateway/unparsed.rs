@@ -83,7 +83,7 @@ pub(super) fn is_refusal(written: &[u8]) -> bool {
 /// A whole answer, after which the connection ends; and its status.
 pub(super) fn answer(reason: Reason) -> (u16, Vec<u8>) {
     let request_id = request_id::new();
-    let reply = denial::reply(&Denial::new(reason), &request_id, false);
+    let reply = denial::reply(&Denial::new(reason), denial::status(reason), &request_id, false);
     let status = http::StatusCode::from_u16(reply.status).unwrap_or(http::StatusCode::BAD_REQUEST);
     let phrase = status.canonical_reason().unwrap_or_default();
     let mut answer = format!("HTTP/1.1 {} {phrase}\r\n", status.as_str()).into_bytes();
