@@ -98,11 +98,12 @@ impl Endpoints {
     }
 
     /// Ends what a user has under other secrets than the one of the replayed token. What the store does not
-    /// take is told in its log: the replay was answered and comes no second time.
+    /// take now it is told later: the replay was answered and comes no second time.
     async fn end_under_other_names(&self, user: UserKey, subject: &str, now: Timestamp) {
         for other in self.names_of(user, subject).into_iter().filter(|name| *name != user) {
-            if let Ok(ended) = self.parts.store.end_all(other).await {
-                self.parts.revocations.user_ended(other, ended.epoch, now);
+            match self.parts.store.end_all(other).await {
+                Ok(ended) => self.parts.revocations.user_ended(other, ended.epoch, now),
+                Err(_) => drop(self.parts.deferred.end_all(other)),
             }
         }
     }

@@ -16,8 +16,15 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// Logouts to be carried out as soon as the store answers.
 #[derive(Debug, Default)]
 pub struct DeferredLogouts {
-    waiting: Mutex<VecDeque<(UserKey, SessionId, EndReason)>>,
+    waiting: Mutex<VecDeque<Logout>>,
     arrived: Notify,
+}
+
+/// What is to be ended.
+#[derive(Debug, Clone, Copy)]
+enum Logout {
+    Session(UserKey, SessionId, EndReason),
+    All(UserKey),
 }
 
 impl DeferredLogouts {
@@ -28,11 +35,20 @@ impl DeferredLogouts {
 
     /// Queues a logout; `false` if the queue is full, and nothing may be promised to the user.
     pub fn end(&self, user: UserKey, session: SessionId, why: EndReason) -> bool {
+        self.queue(Logout::Session(user, session, why))
+    }
+
+    /// Queues the end of all sessions of a user; `false` if the queue is full.
+    pub fn end_all(&self, user: UserKey) -> bool {
+        self.queue(Logout::All(user))
+    }
+
+    fn queue(&self, logout: Logout) -> bool {
         let mut waiting = self.waiting();
         if waiting.len() >= WAITING {
             return false;
         }
-        waiting.push_back((user, session, why));
+        waiting.push_back(logout);
         drop(waiting);
         self.arrived.notify_one();
         true
@@ -48,11 +64,11 @@ impl DeferredLogouts {
         self.waiting().is_empty()
     }
 
-    fn first(&self) -> Option<(UserKey, SessionId, EndReason)> {
+    fn first(&self) -> Option<Logout> {
         self.waiting().front().copied()
     }
 
-    fn waiting(&self) -> MutexGuard<'_, VecDeque<(UserKey, SessionId, EndReason)>> {
+    fn waiting(&self) -> MutexGuard<'_, VecDeque<Logout>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -61,14 +77,18 @@ impl DeferredLogouts {
 /// taken it.
 pub async fn carry_out(deferred: Arc<DeferredLogouts>, store: Arc<dyn SessionStore>) -> Infallible {
     loop {
-        let Some((user, session, why)) = deferred.first() else {
+        let Some(logout) = deferred.first() else {
             deferred.arrived.notified().await;
             continue;
         };
-        match store.end(user, session, why).await {
+        let taken = match logout {
+            Logout::Session(user, session, why) => store.end(user, session, why).await.map(drop),
+            Logout::All(user) => store.end_all(user).await.map(drop),
+        };
+        match taken {
             Err(StoreError::Unavailable(_)) => tokio::time::sleep(PAUSE).await,
             // What the store cannot read it cannot refresh either: that session is as good as ended.
-            Ok(_) | Err(StoreError::Corrupt(_)) => drop(deferred.waiting().pop_front()),
+            Ok(()) | Err(StoreError::Corrupt(_)) => drop(deferred.waiting().pop_front()),
         }
     }
 }

@@ -2,9 +2,12 @@
 
 use super::super::event::{AuditAction, SessionEvent};
 use super::rig::{COOKIE, PASSWORD, Rig, call, disabled, login, post, user};
+use crate::session::deferred::carry_out;
 use crate::session::family::{OnReuse, RotationPolicy};
 use crate::session::id::SessionId;
+use crate::session::store::SessionStore;
 use serde_json::{Value, json};
+use std::sync::Arc;
 use std::time::Duration;
 
 fn refresh(token: &str) -> super::rig::Call {
@@ -253,6 +256,35 @@ async fn a_replay_that_ends_all_sessions_of_the_user_is_felt_here_at_once() {
     assert!(!rig.is_good(&other.access).await);
     assert!(rig.is_good(&bobs.access).await);
     assert!(rig.is_good(&rig.login("alice").await.access).await);
+}
+
+#[tokio::test]
+async fn sessions_under_another_secret_that_a_replay_could_not_end_are_ended_later() {
+    let mut rig = Rig::with(|settings| {
+        settings.rotation = RotationPolicy { on_reuse: OnReuse::User, ..settings.rotation.strict() };
+    });
+    let stolen = rig.login("alice").await;
+    rig.change_secret();
+    let other = rig.login("alice").await;
+    rig.send(refresh(&stolen.refresh)).await.expect(200);
+    // It takes the replay, and then nothing more.
+    rig.store.down_after(1);
+    rig.send(refresh(&stolen.refresh)).await.refused(401, "token_reused");
+    assert_eq!(rig.parts.deferred.len(), 1);
+    rig.store.down_after(usize::MAX);
+    let store: Arc<dyn SessionStore> = rig.store.clone();
+    let carried_out = carry_out(Arc::clone(&rig.parts.deferred), store);
+    let all = async {
+        while !rig.parts.deferred.is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::select! {
+        _ = carried_out => {}
+        () = all => {}
+        () = tokio::time::sleep(Duration::from_secs(20)) => panic!("it is not carried out"),
+    }
+    rig.send(refresh(&other.refresh)).await.refused(401, "session_revoked");
 }
 
 #[tokio::test]

@@ -84,6 +84,12 @@ impl Rig {
         Self { endpoints, clock, store, directory, parts, _folder: folder }
     }
 
+    /// Changes the secret; tokens of the one until now are still good.
+    pub(super) fn change_secret(&mut self) {
+        self.parts.tokens = Arc::new(RefreshTokens::new(&[9; 32], OWN).with_previous(&[7; 32]));
+        self.endpoints = Endpoints::new(self.endpoints.settings().clone(), self.parts.clone());
+    }
+
     /// Sends a request and reads the answer.
     pub(super) async fn send(&self, call: Call) -> Answer {
         let endpoint =
@@ -333,12 +339,19 @@ impl Answer {
 pub(super) struct Breakable<T> {
     inner: T,
     down: AtomicBool,
+    /// How often it may still be asked until it is down.
+    still: AtomicUsize,
     asked: AtomicUsize,
 }
 
 impl<T> Breakable<T> {
     fn new(inner: T) -> Self {
-        Self { inner, down: AtomicBool::new(false), asked: AtomicUsize::new(0) }
+        let still = AtomicUsize::new(usize::MAX);
+        Self { inner, down: AtomicBool::new(false), still, asked: AtomicUsize::new(0) }
+    }
+
+    pub(super) fn down_after(&self, questions: usize) {
+        self.still.store(questions, Ordering::SeqCst);
     }
 
     pub(super) fn down(&self, down: bool) {
@@ -355,6 +368,10 @@ impl<T> Breakable<T> {
 
     fn is_up(&self) -> bool {
         self.asked.fetch_add(1, Ordering::SeqCst);
+        if self.still.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |still| still.checked_sub(1)).is_err()
+        {
+            return false;
+        }
         !self.down.load(Ordering::SeqCst)
     }
 }
