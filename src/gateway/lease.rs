@@ -158,12 +158,18 @@ impl Lease {
         // Terms are set while the request is polled, which is before this is.
         let terms = std::future::poll_fn(|_| self.terms.get().map_or(Poll::Pending, Poll::Ready)).await;
         loop {
-            let next = Instant::now() + self.pause(terms);
+            let now = Instant::now();
+            let next = now + self.pause(terms);
             let ticker = ticker.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(next)));
-            if ticker.is_elapsed() || ticker.deadline() > next {
+            if ticker.deadline() <= now || ticker.deadline() > next {
                 ticker.as_mut().reset(next);
             }
-            ticker.as_mut().await;
+            // By the clock too: the timer says nothing to a task that always has something to do.
+            std::future::poll_fn(|cx| match ticker.as_mut().poll(cx) {
+                Poll::Pending if Instant::now() < ticker.deadline() => Poll::Pending,
+                _ => Poll::Ready(()),
+            })
+            .await;
             if let Some(reason) = self.judge(terms) {
                 return (reason, terms);
             }
@@ -225,4 +231,31 @@ pub(super) async fn hold<T>(
     let switch = terms.switch.as_ref()?;
     switch.end();
     tokio::time::timeout(GRACE, request).await.ok().flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SystemClock;
+
+    #[tokio::test]
+    async fn a_request_that_always_has_something_to_do_ends_in_time() {
+        let lease = Arc::new(Lease::default());
+        lease.grant(Terms {
+            clock: Arc::new(SystemClock),
+            until: Some(SystemClock.now().plus(Duration::from_millis(50))),
+            session: None,
+            awaits_answer: false,
+            body_timeout: None,
+            switch: None,
+        });
+        let busy = async {
+            loop {
+                tokio::task::consume_budget().await;
+            }
+        };
+        let held = hold::<()>(Arc::clone(&lease), None, busy);
+        assert_eq!(tokio::time::timeout(Duration::from_secs(10), held).await, Ok(None));
+        assert_eq!(lease.ended(), Some(Reason::Expired));
+    }
 }
