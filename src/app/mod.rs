@@ -241,7 +241,7 @@ async fn serve(path: &Path, mut config: Config, upgrade: bool) -> Result<(), Sta
         unready.store(true, Ordering::Relaxed);
     }
     let drop_idle = async {
-        engine.http_cleanup().await;
+        engine.drop_idle().await;
         if let Some(judge) = &judge {
             judge.http_cleanup().await;
         }

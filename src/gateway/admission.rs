@@ -7,8 +7,8 @@ use super::path::CanonicalPath;
 use super::request_id;
 use crate::reason::Reason;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header};
+use pingora_core::protocols::http::server::Session;
 use pingora_core::protocols::http::v1::server::HttpSession as Http1Session;
-use pingora_proxy::Session;
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv6Addr};
 

@@ -10,8 +10,8 @@ use crate::policy::Denial;
 use crate::reason::Reason;
 use crate::reply::Reply;
 use http::Method;
+use pingora_core::protocols::http::server::Session;
 use pingora_core::{Error, Result};
-use pingora_proxy::Session;
 
 impl Gateway {
     /// Writes the answer to a refused request. Returns `true`: the request is answered.

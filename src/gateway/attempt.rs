@@ -5,9 +5,9 @@ use super::context::RequestContext;
 use super::turns;
 use super::upstream::{Order, Target, Upstream};
 use http::Method;
+use pingora_core::protocols::http::server::Session;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorSource, ErrorType, Result};
-use pingora_proxy::Session;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -146,8 +146,8 @@ impl RequestContext {
 
     /// A connection failed that may have served a request before. Whether to try again.
     pub(super) fn broken(&self, error: &Error, reused: bool, session: &mut Session) -> bool {
-        let untouched = session.response_written().is_none() && !session.as_ref().retry_buffer_truncated();
-        let broken = Broken { error, reused, untouched, request_done: session.as_mut().is_body_done() };
+        let untouched = session.response_written().is_none() && !session.retry_buffer_truncated();
+        let broken = Broken { error, reused, untouched, request_done: session.is_body_done() };
         let method = &session.req_header().method;
         self.route.as_ref().is_some_and(|served| self.attempt.broken(&served.upstream, method, &broken))
     }

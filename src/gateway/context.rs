@@ -12,6 +12,7 @@ use crate::reason::Reason;
 use crate::token::claims::VerifiedClaims;
 use crate::traces::RequestSpan;
 use http::Method;
+use pingora_core::protocols::http::server::Session;
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -78,7 +79,7 @@ impl Drop for RequestContext {
 }
 
 impl RequestContext {
-    pub(super) fn new(snapshot: Arc<Snapshot>, reporter: Arc<Reporter>) -> Self {
+    pub(super) fn new(snapshot: Arc<Snapshot>, reporter: Arc<Reporter>, lease: Arc<Lease>) -> Self {
         Self {
             started: Instant::now(),
             snapshot,
@@ -99,10 +100,20 @@ impl RequestContext {
             standing: None,
             attempt: Attempt::default(),
             body_bytes: 0,
-            lease: Lease::current(),
+            lease,
             upgrade: false,
             untold: Untold { reporter: Some(reporter), method: Method::GET, status: None, sent: 0 },
         }
+    }
+
+    /// Drops a context that no request had.
+    pub(super) fn forget(mut self) {
+        self.untold.reporter = None;
+    }
+
+    /// The request in a few words, for the log. Never the query: people put tokens there.
+    pub(super) fn summary(&self, session: &Session) -> String {
+        format!("{} {} ({})", session.req_header().method, self.path, self.request_id)
     }
 
     /// Counts a request that is let through, and notes why.

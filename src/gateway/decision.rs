@@ -14,7 +14,7 @@ use crate::reason::Reason;
 use crate::token::assertion::{Addressee, AssertionError};
 use crate::token::bearer::{self, Bearer};
 use http::Method;
-use pingora_proxy::Session;
+use pingora_core::protocols::http::server::Session;
 use std::sync::Arc;
 
 /// What is to become of a request.

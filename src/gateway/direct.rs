@@ -9,11 +9,11 @@ use http::{StatusCode, Version, header};
 use pingora_core::connectors::TransportConnector;
 use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::HttpTask;
+use pingora_core::protocols::http::server::Session;
 use pingora_core::protocols::http::v1::client::HttpSession;
 use pingora_core::upstreams::peer::{HttpPeer, Peer as _};
 use pingora_core::{Error, ErrorType, OrErr as _, Result};
 use pingora_http::ResponseHeader;
-use pingora_proxy::Session;
 use tokio::io::AsyncWriteExt as _;
 
 impl Gateway {
@@ -83,7 +83,7 @@ impl Gateway {
                     task.unwrap_or_else(|error| HttpTask::Failed(error.into_up()))
                 }
                 // The client says nothing more: it can only leave.
-                left = session.as_mut().read_body_or_idle(true) => {
+                left = session.read_body_or_idle(true) => {
                     left.map_err(Error::into_down)?;
                     return Error::e_explain(ErrorType::ConnectionClosed, "the client has left")
                         .map_err(Error::into_down);
@@ -94,7 +94,7 @@ impl Gateway {
                 failed @ HttpTask::Failed(_) => vec![HttpTask::Body(None, false), failed],
                 task => vec![task],
             };
-            if session.write_response_tasks(tasks).await? {
+            if session.response_duplex_vec(tasks).await? {
                 break;
             }
         }

@@ -2,8 +2,8 @@
 
 use super::Gateway;
 use super::forward_auth::Judge;
-use super::guard::Guarded;
 use super::lease;
+use super::proxy::Phases;
 use super::settings::{Limits, Scheme, ServerSettings, UpstreamSettings};
 use async_trait::async_trait;
 use pingora_core::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream};
@@ -17,6 +17,7 @@ use pingora_proxy::{HttpProxy, ProxyHttp};
 use rustls::RootCertStore;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use tokio::sync::watch;
 
 /// Attempts Pingora allows; an upstream's own `retries` decides long before.
 const MOST_ATTEMPTS: usize = 64;
@@ -38,18 +39,34 @@ const NO_CERTIFICATES: &str = "/dev/null";
 )]
 pub struct NoRoots(String);
 
-/// The engine, and around each request the lease that bounds it.
-pub struct Engine(Arc<HttpProxy<Gateway>>);
+/// What serves clients' connections: those by HTTP/1 one request after the other, those by HTTP/2 through the proxy
+/// engine, which also forwards what the first cannot forward by themselves.
+pub struct Engine {
+    pub(super) gateway: Arc<Gateway>,
+    pub(super) streams: Arc<Streams>,
+    /// Turns true when connections that wait for a request are to end.
+    pub(super) closing: watch::Sender<bool>,
+}
+
+impl Engine {
+    /// Ends connections that wait for a request.
+    pub async fn drop_idle(&self) {
+        self.closing.send_replace(true);
+        self.streams.http_cleanup().await;
+    }
+}
+
+/// The proxy engine, and around each request of an HTTP/2 connection the lease that bounds it.
+pub(super) struct Streams(pub(super) Arc<HttpProxy<Phases>>);
 
 #[async_trait]
-impl HttpServerApp for Engine {
+impl HttpServerApp for Streams {
     async fn process_new_http(
         self: &Arc<Self>,
         session: ServerSession,
         shutdown: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
-        let switch = Guarded::switch(session.stream()).cloned();
-        lease::hold(Arc::default(), switch, self.0.process_new_http(session, shutdown)).await
+        lease::hold_stream(self.0.process_new_http(session, shutdown)).await
     }
 
     fn h2_options(&self) -> Option<H2Options> {
@@ -79,7 +96,9 @@ pub fn engine(
     let rootless = system_roots().is_err();
     let options = ConnectorOptions::from_server_conf(&conf(server, rootless));
     let gateway = Gateway { connector: Some(TransportConnector::new(Some(options))), ..gateway };
-    Ok(Engine(Arc::new(around(gateway, server, rootless))))
+    let gateway = Arc::new(gateway);
+    let proxy = around(Phases(Arc::clone(&gateway)), server, rootless);
+    Ok(Engine { gateway, streams: Arc::new(Streams(Arc::new(proxy))), closing: watch::Sender::new(false) })
 }
 
 fn conf(server: &ServerSettings, rootless: bool) -> ServerConf {

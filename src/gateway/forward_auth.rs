@@ -11,10 +11,12 @@ use crate::reply::Reply;
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use pingora_core::protocols::http::server::Session;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorType, Result};
 use pingora_http::RequestHeader;
-use pingora_proxy::{FailToProxy, ProxyHttp, Session};
+use pingora_proxy::{FailToProxy, ProxyHttp, Session as EngineSession};
+use std::sync::Arc;
 
 /// The proxy that asks, each with its own way to say what it asks about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,32 +121,42 @@ impl ProxyHttp for Judge {
     type CTX = Box<RequestContext>;
 
     fn new_ctx(&self) -> Self::CTX {
-        self.gateway.new_ctx()
+        Box::new(self.gateway.context(Arc::default()))
     }
 
-    async fn early_request_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<()> {
-        self.gateway.early_request_filter(session, ctx).await
+    async fn early_request_filter(&self, session: &mut EngineSession, ctx: &mut Self::CTX) -> Result<()> {
+        self.gateway.begin(session, ctx);
+        Ok(())
     }
 
-    async fn request_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<bool> {
+    async fn request_filter(&self, session: &mut EngineSession, ctx: &mut Self::CTX) -> Result<bool> {
         let answered = contain(Place::Request, self.judge(session, ctx)).await;
         answered.unwrap_or_else(|panicked| Error::e_explain(ErrorType::InternalError, panicked.to_string()))
     }
 
-    async fn upstream_peer(&self, _session: &mut Session, _ctx: &mut Self::CTX) -> Result<Box<HttpPeer>> {
+    async fn upstream_peer(
+        &self,
+        _session: &mut EngineSession,
+        _ctx: &mut Self::CTX,
+    ) -> Result<Box<HttpPeer>> {
         Error::e_explain(ErrorType::InternalError, "a judge forwards nothing")
     }
 
-    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Self::CTX) -> FailToProxy {
-        self.gateway.fail_to_proxy(session, error, ctx).await
+    async fn fail_to_proxy(
+        &self,
+        session: &mut EngineSession,
+        error: &Error,
+        ctx: &mut Self::CTX,
+    ) -> FailToProxy {
+        self.gateway.fail(session, error, ctx).await
     }
 
-    async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Self::CTX) {
-        self.gateway.logging(session, error, ctx).await;
+    async fn logging(&self, session: &mut EngineSession, error: Option<&Error>, ctx: &mut Self::CTX) {
+        self.gateway.conclude(session, error, ctx).await;
     }
 
-    fn request_summary(&self, session: &Session, ctx: &Self::CTX) -> String {
-        self.gateway.request_summary(session, ctx)
+    fn request_summary(&self, session: &EngineSession, ctx: &Self::CTX) -> String {
+        ctx.summary(session)
     }
 }
 

@@ -1,13 +1,13 @@
 //! A client's connection with the deadlines Pingora leaves open: a total time for the header block, a limit
 //! on idle keep-alive, and one on a client that does not read what it is sent.
 
-use super::lease::Ticker;
 use super::settings::Limits;
 use super::tcp::PREFACE;
 use super::unparsed::{self, Arrived};
 use super::websocket::Tunnel;
 use crate::metrics::Metrics;
 use async_trait::async_trait;
+use bytes::Bytes;
 use pingora_core::protocols::raw_connect::ProxyDigest;
 use pingora_core::protocols::tls::SslDigest;
 use pingora_core::protocols::{
@@ -18,8 +18,8 @@ use std::fmt;
 use std::future::Future as _;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -78,24 +78,12 @@ pub(super) struct DeadlineSwitch {
     tunnel: AtomicBool,
     /// Whether the request has to end although neither side wants it to.
     ended: AtomicBool,
-    /// What the connection's requests are looked at by, between two of them.
-    ticker: Mutex<Option<Ticker>>,
 }
 
 impl DeadlineSwitch {
     fn new(phase: Phase) -> Self {
         let no = || AtomicBool::new(false);
-        Self { phase: AtomicU8::new(phase as u8), tunnel: no(), ended: no(), ticker: Mutex::default() }
-    }
-
-    /// The timer that the request before has left, if there was one.
-    pub(super) fn take_ticker(&self) -> Option<Ticker> {
-        self.ticker.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-
-    /// Leaves the timer to the next request.
-    pub(super) fn leave_ticker(&self, ticker: Option<Ticker>) {
-        *self.ticker.lock().unwrap_or_else(PoisonError::into_inner) = ticker;
+        Self { phase: AtomicU8::new(phase as u8), tunnel: no(), ended: no() }
     }
 
     /// The header block is complete.
@@ -150,6 +138,10 @@ pub(super) struct Guarded {
     stalled: Option<Pin<Box<Sleep>>>,
     /// Of the header block that is arriving.
     arrived: Arrived,
+    /// All that arrived since the last request ended until the header block was complete.
+    block: Vec<u8>,
+    /// What is read once more before anything else.
+    again: Bytes,
     /// Our answer in place of the engine's, and how much of it is written.
     refusal: Option<(Vec<u8>, usize)>,
 }
@@ -169,6 +161,8 @@ impl Guarded {
             timer: Box::pin(tokio::time::sleep_until(deadline)),
             stalled: None,
             arrived: Arrived::default(),
+            block: Vec::new(),
+            again: Bytes::new(),
             refusal: None,
         }
     }
@@ -185,6 +179,21 @@ impl Guarded {
         guarded.is_none_or(|guarded| guarded.arrived.has_clear_request_line())
     }
 
+    /// Whether the connection is of HTTP/2.
+    pub(super) fn is_http2(stream: &Stream) -> bool {
+        let guarded = (**stream).as_any().downcast_ref::<Self>();
+        guarded.is_some_and(|guarded| guarded.preface)
+            || matches!(stream.selected_alpn_proto(), Some(ALPN::H2))
+    }
+
+    /// The connection as it was before the header block of the request that is served, which will be read again.
+    /// `None` if the connection is not one of ours.
+    pub(super) fn rewound(stream: Stream) -> Option<Stream> {
+        let mut guarded = stream.into_any().downcast::<Self>().ok()?;
+        guarded.again = std::mem::take(&mut guarded.block).into();
+        Some(guarded)
+    }
+
     /// Something arrived: between requests that is the start of a header block.
     fn received(&mut self, phase: Phase, piece: &[u8]) {
         match phase {
@@ -195,9 +204,11 @@ impl Guarded {
             Phase::Idle => {
                 self.due = (Phase::Header, Instant::now() + self.bounds.header);
                 self.arrived = Arrived::default();
+                self.block.clear();
             }
         }
         self.arrived.add(piece);
+        self.block.extend_from_slice(piece);
         self.switch.set(Phase::Header);
     }
 
@@ -308,6 +319,11 @@ impl AsyncRead for Guarded {
         if self.switch.ended.load(Ordering::Acquire) {
             return self.poll_end(cx);
         }
+        if !self.again.is_empty() {
+            let most = self.again.len().min(buf.remaining());
+            buf.put_slice(&self.again.split_to(most));
+            return Poll::Ready(Ok(()));
+        }
         let before = buf.filled().len();
         let phase = self.switch.get();
         match Pin::new(&mut self.inner).poll_read(cx, buf) {
@@ -319,6 +335,9 @@ impl AsyncRead for Guarded {
                 Poll::Ready(result)
             }
             Poll::Pending => {
+                if phase == Phase::Idle {
+                    self.block = Vec::new();
+                }
                 ready!(self.poll_deadline(phase, cx));
                 Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client was too slow")))
             }

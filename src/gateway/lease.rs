@@ -11,7 +11,7 @@ use crate::policy::requirement::RevocationMode;
 use crate::reason::Reason;
 use crate::session::id::SessionRef;
 use crate::session::revocation::Revocations;
-use pingora_proxy::Session;
+use pingora_core::protocols::http::server::Session;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -33,7 +33,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 const GRACE: Duration = Duration::from_secs(2);
 
 tokio::task_local! {
-    // Pingora makes the context of a request by itself; nothing can be handed to it from around the request.
+    // Pingora makes the context of a request by itself; of a stream among others nothing can be handed to it.
     static CURRENT: Arc<Lease>;
 }
 
@@ -190,7 +190,7 @@ impl Gateway {
     ) {
         let requirement = &served.route.requirement;
         let claims = permit.claims().filter(|_| requirement.enforce);
-        let uploads = session.as_ref().is_http2() && !session.as_mut().is_body_done();
+        let uploads = session.is_http2() && !session.is_body_done();
         if claims.is_none() && !ctx.upgrade && !uploads {
             return;
         }
@@ -209,28 +209,27 @@ impl Gateway {
 
 /// Serves a request for as long as its lease allows. Then a connection of its own is told and has a moment to
 /// end in good order; a stream among others is dropped, which resets it.
-/// `switch` is that of the connection, if it has one.
 pub(super) async fn hold<T>(
     lease: Arc<Lease>,
-    switch: Option<Arc<DeadlineSwitch>>,
+    ticker: &mut Option<Ticker>,
     request: impl Future<Output = Option<T>>,
 ) -> Option<T> {
-    let mut request = pin!(CURRENT.scope(Arc::clone(&lease), request));
-    let mut ticker = switch.as_ref().and_then(|switch| switch.take_ticker());
+    let mut request = pin!(request);
     let (reason, terms) = tokio::select! {
         biased;
-        done = &mut request => {
-            if let Some(switch) = switch {
-                switch.leave_ticker(ticker);
-            }
-            return done;
-        }
-        over = lease.over(&mut ticker) => over,
+        done = &mut request => return done,
+        over = lease.over(ticker) => over,
     };
     let _ = lease.ended.set(reason);
     let switch = terms.switch.as_ref()?;
     switch.end();
     tokio::time::timeout(GRACE, request).await.ok().flatten()
+}
+
+/// Serves a stream among others in the same way.
+pub(super) async fn hold_stream<T>(request: impl Future<Output = Option<T>>) -> Option<T> {
+    let lease = Arc::<Lease>::default();
+    hold(Arc::clone(&lease), &mut None, CURRENT.scope(lease, request)).await
 }
 
 #[cfg(test)]
@@ -254,7 +253,8 @@ mod tests {
                 tokio::task::consume_budget().await;
             }
         };
-        let held = hold::<()>(Arc::clone(&lease), None, busy);
+        let mut ticker = None;
+        let held = hold::<()>(Arc::clone(&lease), &mut ticker, busy);
         assert_eq!(tokio::time::timeout(Duration::from_secs(10), held).await, Ok(None));
         assert_eq!(lease.ended(), Some(Reason::Expired));
     }

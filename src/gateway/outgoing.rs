@@ -12,9 +12,9 @@ use crate::traces::{RequestSpan, TRACEPARENT, TRACESTATE};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
+use pingora_core::protocols::http::server::Session;
 use pingora_core::{Error, ErrorType, OrErr, Result};
 use pingora_http::RequestHeader;
-use pingora_proxy::Session;
 
 /// Room for a usual header with a token.
 const USUAL_HEAD: usize = 2048;

@@ -3,6 +3,7 @@
 use super::context::RequestContext;
 use super::decision::Verdict;
 use super::guard::Guarded;
+use super::lease::Lease;
 use super::rate::Standing;
 use super::report::is_final;
 use super::{Gateway, listener, outgoing, respond, returned, websocket};
@@ -13,15 +14,20 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, Version, header};
 use pingora_core::modules::http::HttpModules;
+use pingora_core::protocols::http::server::Session;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
-use pingora_proxy::{FailToProxy, ProxyHttp, Session};
+use pingora_proxy::{FailToProxy, ProxyHttp, Session as EngineSession};
+use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// The gateway as Pingora's engine drives it.
+pub(super) struct Phases(pub(super) Arc<Gateway>);
+
 #[async_trait]
-impl ProxyHttp for Gateway {
+impl ProxyHttp for Phases {
     // Boxed, because the engine moves it around.
     type CTX = Box<RequestContext>;
 
@@ -29,49 +35,35 @@ impl ProxyHttp for Gateway {
     fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
 
     fn new_ctx(&self) -> Self::CTX {
-        Box::new(RequestContext::new(self.snapshot.load_full(), Arc::clone(&self.reporter)))
+        Box::new(self.0.context(Lease::current()))
     }
 
-    /// The header is complete: the connection's deadline rests, and the body gets its own.
-    async fn early_request_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<()> {
-        if let Some(switch) = Guarded::switch(session.stream()) {
-            switch.disarm();
+    /// Takes over what was decided about a request before it came to the engine.
+    fn on_connection_reuse(
+        &self,
+        _session: &mut EngineSession,
+        ctx: &mut Self::CTX,
+        decided: Box<dyn Any + Send + Sync>,
+    ) {
+        if let Ok(decided) = decided.downcast::<RequestContext>() {
+            std::mem::replace(ctx, decided).forget();
         }
-        ctx.untold.method = session.req_header().method.clone();
-        ctx.span = self.reporter.span(&session.req_header().headers);
-        let limits = &ctx.snapshot.limits;
-        session.set_read_timeout(Some(limits.body_timeout));
-        // The connection itself minds a client that does not read, but knows nothing of streams.
-        if session.as_ref().is_http2() {
-            session.set_write_timeout(Some(limits.body_timeout));
-        }
-        self.announce_end(session);
-        // What follows a CONNECT may be meant for a tunnel that is never opened.
-        if session.req_header().method == Method::CONNECT {
-            session.set_keepalive(None);
-        }
-        // It knows no interim responses (RFC 9110 section 15.2).
-        if session.req_header().version == Version::HTTP_10 {
-            session.as_mut().set_ignore_info_resp(true);
-        }
+    }
+
+    async fn early_request_filter(&self, session: &mut EngineSession, ctx: &mut Self::CTX) -> Result<()> {
+        self.0.begin(session, ctx);
         Ok(())
     }
 
-    /// Decides everything: the answer is written here, or the request has a permit. After a panic here the client
-    /// gets an answer still; one in a later phase costs it its connection.
-    async fn request_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<bool> {
-        let answered = contain(Place::Request, async {
-            let verdict = self.decide(session, ctx).await;
-            self.carry_out(verdict, session, ctx).await
-        });
-        let answered = answered.await;
-        answered.unwrap_or_else(|panicked| Error::e_explain(ErrorType::InternalError, panicked.to_string()))
+    async fn request_filter(&self, session: &mut EngineSession, ctx: &mut Self::CTX) -> Result<bool> {
+        // It may have been decided about before.
+        if ctx.permit.is_some() { Ok(false) } else { self.0.process(session, ctx).await }
     }
 
     /// Counts the body: one without a length is cut off at the limit.
     async fn request_body_filter(
         &self,
-        session: &mut Session,
+        session: &mut EngineSession,
         body: &mut Option<Bytes>,
         end: bool,
         ctx: &mut Self::CTX,
@@ -88,30 +80,29 @@ impl ProxyHttp for Gateway {
         }
     }
 
-    async fn upstream_peer(&self, _session: &mut Session, ctx: &mut Self::CTX) -> Result<Box<HttpPeer>> {
+    async fn upstream_peer(
+        &self,
+        _session: &mut EngineSession,
+        ctx: &mut Self::CTX,
+    ) -> Result<Box<HttpPeer>> {
         let peer = Box::new(ctx.next_peer()?);
         // A further attempt sends the body from its beginning.
         ctx.body_bytes = 0;
         Ok(peer)
     }
 
-    /// Writes identity on the outgoing request only: what stood on the client's request a client could
-    /// remove again through `Connection`. Runs once per attempt, always from the client's own header.
     async fn upstream_request_filter(
         &self,
-        session: &mut Session,
+        session: &mut EngineSession,
         upstream_request: &mut RequestHeader,
         ctx: &mut Self::CTX,
     ) -> Result<()> {
-        let cookies = self.own.as_ref().map(|own| &own.cookie);
-        outgoing::prepare(session, upstream_request, ctx, cookies)?;
-        ctx.lease.awaits_body(true);
-        Ok(())
+        self.0.prepare_request(session, upstream_request, ctx)
     }
 
     async fn upstream_response_filter(
         &self,
-        _session: &mut Session,
+        _session: &mut EngineSession,
         response: &mut ResponseHeader,
         ctx: &mut Self::CTX,
     ) -> Result<()> {
@@ -120,16 +111,16 @@ impl ProxyHttp for Gateway {
 
     async fn response_filter(
         &self,
-        session: &mut Session,
+        session: &mut EngineSession,
         response: &mut ResponseHeader,
         ctx: &mut Self::CTX,
     ) -> Result<()> {
-        self.prepare_response(session, response, ctx)
+        self.0.prepare_response(session, response, ctx)
     }
 
     async fn response_trailer_filter(
         &self,
-        _session: &mut Session,
+        _session: &mut EngineSession,
         trailers: &mut HeaderMap,
         _ctx: &mut Self::CTX,
     ) -> Result<Option<Bytes>> {
@@ -139,7 +130,7 @@ impl ProxyHttp for Gateway {
 
     fn response_body_filter(
         &self,
-        _session: &mut Session,
+        _session: &mut EngineSession,
         body: &mut Option<Bytes>,
         _end: bool,
         ctx: &mut Self::CTX,
@@ -150,7 +141,7 @@ impl ProxyHttp for Gateway {
 
     fn fail_to_connect(
         &self,
-        session: &mut Session,
+        session: &mut EngineSession,
         _peer: &HttpPeer,
         ctx: &mut Self::CTX,
         mut error: Box<Error>,
@@ -162,7 +153,7 @@ impl ProxyHttp for Gateway {
     fn error_while_proxy(
         &self,
         peer: &HttpPeer,
-        session: &mut Session,
+        session: &mut EngineSession,
         error: Box<Error>,
         ctx: &mut Self::CTX,
         reused: bool,
@@ -173,13 +164,94 @@ impl ProxyHttp for Gateway {
         error
     }
 
-    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Self::CTX) -> FailToProxy {
+    async fn fail_to_proxy(
+        &self,
+        session: &mut EngineSession,
+        error: &Error,
+        ctx: &mut Self::CTX,
+    ) -> FailToProxy {
+        self.0.fail(session, error, ctx).await
+    }
+
+    async fn logging(&self, session: &mut EngineSession, error: Option<&Error>, ctx: &mut Self::CTX) {
+        self.0.conclude(session, error, ctx).await;
+    }
+
+    fn request_summary(&self, session: &EngineSession, ctx: &Self::CTX) -> String {
+        ctx.summary(session)
+    }
+}
+
+impl Gateway {
+    /// What a request carries that begins now.
+    pub(super) fn context(&self, lease: Arc<Lease>) -> RequestContext {
+        RequestContext::new(self.snapshot.load_full(), Arc::clone(&self.reporter), lease)
+    }
+
+    /// The header is complete: the connection's deadline rests, and the body gets its own.
+    pub(super) fn begin(&self, session: &mut Session, ctx: &mut RequestContext) {
+        if let Some(switch) = Guarded::switch(session.stream()) {
+            switch.disarm();
+        }
+        ctx.untold.method = session.req_header().method.clone();
+        if ctx.permit.is_none() {
+            ctx.span = self.reporter.span(&session.req_header().headers);
+        }
+        let limits = &ctx.snapshot.limits;
+        session.set_read_timeout(Some(limits.body_timeout));
+        // The connection itself minds a client that does not read, but knows nothing of streams.
+        if session.is_http2() {
+            session.set_write_timeout(Some(limits.body_timeout));
+        }
+        self.announce_end(session);
+        // What follows a CONNECT may be meant for a tunnel that is never opened.
+        if session.req_header().method == Method::CONNECT {
+            session.set_keepalive(None);
+        }
+        // It knows no interim responses (RFC 9110 section 15.2).
+        if session.req_header().version == Version::HTTP_10 {
+            session.set_ignore_info_resp(true);
+        }
+    }
+
+    /// Decides everything: the answer is written here, or the request has a permit and is the engine's to forward.
+    /// After a panic here the client gets an answer still; one in a later phase costs it its connection.
+    pub(super) async fn process(&self, session: &mut Session, ctx: &mut RequestContext) -> Result<bool> {
+        let answered = contain(Place::Request, async {
+            let verdict = self.decide(session, ctx).await;
+            self.carry_out(verdict, session, ctx).await
+        });
+        let answered = answered.await;
+        answered.unwrap_or_else(|panicked| Error::e_explain(ErrorType::InternalError, panicked.to_string()))
+    }
+
+    /// Writes identity on the outgoing request only: what stood on the client's request a client could
+    /// remove again through `Connection`. Runs once per attempt, always from the client's own header.
+    pub(super) fn prepare_request(
+        &self,
+        session: &Session,
+        upstream_request: &mut RequestHeader,
+        ctx: &RequestContext,
+    ) -> Result<()> {
+        let cookies = self.own.as_ref().map(|own| &own.cookie);
+        outgoing::prepare(session, upstream_request, ctx, cookies)?;
+        ctx.lease.awaits_body(true);
+        Ok(())
+    }
+
+    /// A request has failed; the client is answered if it can be.
+    pub(super) async fn fail(
+        &self,
+        session: &mut Session,
+        error: &Error,
+        ctx: &mut RequestContext,
+    ) -> FailToProxy {
         let Some(mut reason) = ctx.lease.ended().or_else(|| failure(error)) else {
             // The client is gone; nobody is left to answer.
             return FailToProxy { error_code: 0, can_reuse_downstream: false };
         };
         // An upstream that waits for a body the client does not send is not slow.
-        if *error.etype() == ErrorType::ReadTimedout && !session.as_mut().is_body_done() {
+        if *error.etype() == ErrorType::ReadTimedout && !session.is_body_done() {
             reason = Reason::BodyTimeout;
         }
         if matches!(reason, Reason::UpstreamUnreachable | Reason::UpstreamTimeout | Reason::Internal) {
@@ -196,7 +268,13 @@ impl ProxyHttp for Gateway {
         FailToProxy { error_code: ctx.status.unwrap_or(0), can_reuse_downstream: false }
     }
 
-    async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Self::CTX) {
+    /// A request is over, one way or the other.
+    pub(super) async fn conclude(
+        &self,
+        session: &mut Session,
+        error: Option<&Error>,
+        ctx: &mut RequestContext,
+    ) {
         self.reporter.ended(session, ctx);
         // A whole answer was sent, by us or by an upstream that did not wait for the body.
         if ctx.status.is_some() || error.is_none() {
@@ -205,13 +283,6 @@ impl ProxyHttp for Gateway {
         listener::request_ended(session.stream());
     }
 
-    /// Never the query: people put tokens there.
-    fn request_summary(&self, session: &Session, ctx: &Self::CTX) -> String {
-        format!("{} {} ({})", session.req_header().method, ctx.path, ctx.request_id)
-    }
-}
-
-impl Gateway {
     /// Writes the answer that was decided on, or leaves the request to be forwarded.
     pub(super) async fn carry_out(
         &self,

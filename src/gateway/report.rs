@@ -12,7 +12,7 @@ use crate::metrics::{CLIENT_GONE, Metrics, RouteMetrics};
 use crate::reason::Reason;
 use crate::traces::{RequestSpan, Told, Traces};
 use http::{HeaderMap, Method, StatusCode};
-use pingora_proxy::Session;
+use pingora_core::protocols::http::server::Session;
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -4,8 +4,8 @@ use crate::reply::Reply;
 use bytes::{Bytes, BytesMut};
 use http::header::{self, HeaderName};
 use pingora_core::Result;
+use pingora_core::protocols::http::server::Session;
 use pingora_http::ResponseHeader;
-use pingora_proxy::Session;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -31,12 +31,12 @@ pub(super) async fn send(session: &mut Session, reply: &Reply, request_id: &str)
     }
     let head = session.req_header().method == http::Method::HEAD;
     let has_body = !reply.body.is_empty() && !head;
-    session.write_response_header(Box::new(response), !has_body).await?;
+    session.write_response_header(Box::new(response)).await?;
     if has_body {
-        session.write_response_body(Some(reply.body.clone()), true).await
+        session.write_response_body(reply.body.clone(), true).await
     } else {
         // HTTP/2 has to be told that nothing follows.
-        session.as_mut().finish_body().await
+        session.finish_body().await
     }
 }
 
@@ -76,7 +76,6 @@ fn drains(session: &Session) -> bool {
 /// After a whole answer: reads and drops what the client still sends. Closing a socket with unread
 /// input resets the connection, and the client may lose the answer (RFC 9112 section 9.6).
 pub(super) async fn drop_rest(session: &mut Session) {
-    let session = session.as_mut();
     let waits = session.body_bytes_read() == 0 && session.req_header().headers.contains_key(header::EXPECT);
     if session.is_http2() || session.is_body_done() || waits {
         return;

@@ -241,13 +241,14 @@ impl ProxyHttp for Rehearsing {
     type CTX = Box<RequestContext>;
 
     fn new_ctx(&self) -> Self::CTX {
-        let mut ctx = self.gateway.new_ctx();
+        let mut ctx = Box::new(self.gateway.context(Arc::default()));
         ctx.claims.clone_from(&self.state.lock().caller);
         ctx
     }
 
     async fn early_request_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<()> {
-        self.gateway.early_request_filter(session, ctx).await
+        self.gateway.begin(session, ctx);
+        Ok(())
     }
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<bool> {
@@ -265,8 +266,8 @@ impl ProxyHttp for Rehearsing {
     }
 
     /// The peer that was chosen, at the other end of a line that leads to no network.
-    async fn upstream_peer(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<Box<HttpPeer>> {
-        let mut peer = self.gateway.upstream_peer(session, ctx).await?;
+    async fn upstream_peer(&self, _session: &mut Session, ctx: &mut Self::CTX) -> Result<Box<HttpPeer>> {
+        let mut peer = Box::new(ctx.next_peer()?);
         let state = Arc::clone(&self.state);
         peer.scheme = Scheme::HTTP;
         peer.client_cert_key = None;
@@ -281,7 +282,7 @@ impl ProxyHttp for Rehearsing {
         upstream_request: &mut RequestHeader,
         ctx: &mut Self::CTX,
     ) -> Result<()> {
-        self.gateway.upstream_request_filter(session, upstream_request, ctx).await?;
+        self.gateway.prepare_request(session, upstream_request, ctx)?;
         let outcome = Outcome::Forwarded {
             would_deny: ctx.permit.as_ref().is_some_and(|permit| permit.would_deny().is_some()),
             upstream: ctx.route.as_ref().map(|served| served.route.upstream.clone()).unwrap_or_default(),
@@ -292,7 +293,7 @@ impl ProxyHttp for Rehearsing {
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Self::CTX) -> FailToProxy {
-        self.gateway.fail_to_proxy(session, error, ctx).await
+        self.gateway.fail(session, error, ctx).await
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Self::CTX) {
@@ -302,6 +303,6 @@ impl ProxyHttp for Rehearsing {
             None => Outcome::Refused,
         };
         self.tell(ctx, outcome);
-        self.gateway.logging(session, error, ctx).await;
+        self.gateway.conclude(session, error, ctx).await;
     }
 }

@@ -1,0 +1,110 @@
+//! A client's HTTP/1 connection: its requests, one after the other. Each is decided about here, and answered here if
+//! it is not to be forwarded, or forwarded the direct way; the proxy engine gets those that are left.
+
+use super::context::RequestContext;
+use super::engine::Engine;
+use super::guard::Guarded;
+use super::lease::{self, Lease};
+use async_trait::async_trait;
+use pingora_core::apps::{HttpPersistentSettings, HttpServerApp as _, ReusedHttpStream, ServerApp};
+use pingora_core::protocols::Stream;
+use pingora_core::protocols::http::ServerSession;
+use pingora_core::server::ShutdownWatch;
+use pingora_core::{Error, ErrorType};
+use std::pin::pin;
+use std::sync::Arc;
+
+#[async_trait]
+impl ServerApp for Engine {
+    async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+        if Guarded::is_http2(&stream) {
+            return self.streams.process_new(stream, shutdown).await;
+        }
+        let mut closing = self.closing.subscribe();
+        let mut closing = pin!(closing.wait_for(|closing| *closing));
+        let mut ticker = None;
+        let mut session = ServerSession::new_http1(stream);
+        // How long a client may be silent is the connection's to say.
+        session.set_keepalive(Some(0));
+        loop {
+            let read = tokio::select! {
+                biased;
+                read = session.read_request() => read,
+                _ = &mut closing => return None,
+            };
+            match read {
+                Ok(true) => {}
+                Ok(false) => return None,
+                // Boxed, as what is large and not for every request; so is what a connection has no use for while it waits.
+                Err(error) => {
+                    Box::pin(refuse_unread(session, &error)).await;
+                    return None;
+                }
+            }
+            if *shutdown.borrow() {
+                session.set_keepalive(None);
+            }
+            let lease = Arc::<Lease>::default();
+            let request = Box::pin(self.serve(session, Arc::clone(&lease), shutdown));
+            let (stream, settings) = lease::hold(lease, &mut ticker, request).await?.consume();
+            session = ServerSession::new_http1(stream);
+            if let Some(settings) = settings {
+                settings.apply_to_session(&mut session);
+            }
+        }
+    }
+}
+
+impl Engine {
+    /// Serves one request whose header is read; the connection, if it can have another.
+    async fn serve(
+        &self,
+        mut session: ServerSession,
+        lease: Arc<Lease>,
+        shutdown: &ShutdownWatch,
+    ) -> Option<ReusedHttpStream> {
+        let gateway = &self.gateway;
+        let mut ctx = Box::new(gateway.context(lease));
+        gateway.begin(&mut session, &mut ctx);
+        let error = match gateway.process(&mut session, &mut ctx).await {
+            Ok(true) => None,
+            Ok(false) => return Box::pin(self.forward(session, ctx, shutdown)).await,
+            Err(error) => {
+                Box::pin(gateway.fail(&mut session, &error, &mut ctx)).await;
+                Some(error)
+            }
+        };
+        gateway.conclude(&mut session, error.as_deref(), &mut ctx).await;
+        if error.is_some() {
+            return None;
+        }
+        let settings = HttpPersistentSettings::for_session(&session);
+        let stream = session.finish().await.ok().flatten()?;
+        Some(ReusedHttpStream::from_reusable_stream(stream, settings))
+    }
+
+    /// Has the engine forward a request. It reads the header itself, so it gets it once more, and with it what was
+    /// decided.
+    async fn forward(
+        &self,
+        session: ServerSession,
+        ctx: Box<RequestContext>,
+        shutdown: &ShutdownWatch,
+    ) -> Option<ReusedHttpStream> {
+        let ServerSession::H1(session) = session else { return None };
+        let mut session = ServerSession::new_http1(Guarded::rewound(session.into_inner())?);
+        session.set_connection_user_context(Some(ctx));
+        self.streams.0.process_new_http(session, shutdown).await
+    }
+}
+
+/// Ends a connection whose header block could not be read. The connection itself writes our answer in the place
+/// of Pingora's.
+async fn refuse_unread(mut session: ServerSession, error: &Error) {
+    if *error.etype() == ErrorType::InvalidHTTPHeader
+        && let Err(error) = session.respond_error(400).await
+    {
+        tracing::debug!(%error, "a refusal could not be sent");
+    }
+    session.shutdown().await;
+}
