@@ -6,6 +6,9 @@ use http::header::{self, HeaderName, HeaderValue};
 use serde::Serialize;
 use std::time::Duration;
 
+/// Room for a usual problem document.
+const USUAL_DOCUMENT: usize = 256;
+
 /// A whole response of the gateway's own.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Reply {
@@ -72,8 +75,7 @@ impl Reply {
             ));
             return reply.with_static(header::CONTENT_TYPE, "text/html; charset=utf-8");
         }
-        let kind = "about:blank";
-        reply.body = text_of(&Problem { detail, reason: reason.as_str(), request_id, status, title, kind });
+        reply.body = problem_document(detail, reason.as_str(), request_id, status, title);
         reply.with_static(header::CONTENT_TYPE, "application/problem+json")
     }
 
@@ -94,17 +96,35 @@ struct EndpointError<'a> {
     request_id: &'a str,
 }
 
-/// A problem document (RFC 9457 section 3.1), which floods of refusals are answered with: no map is made for it.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Problem<'a> {
-    detail: &'a str,
-    reason: &'a str,
-    request_id: &'a str,
-    status: u16,
-    title: &'a str,
-    #[serde(rename = "type")]
-    kind: &'a str,
+/// A problem document (RFC 9457 section 3.1), put together by hand: floods of refusals are answered with these.
+fn problem_document(detail: &str, reason: &str, request_id: &str, status: u16, title: &str) -> Bytes {
+    let mut document = Vec::with_capacity(USUAL_DOCUMENT);
+    for (name, text) in [("{\"detail\":", detail), (",\"reason\":", reason), (",\"requestId\":", request_id)]
+    {
+        document.extend_from_slice(name.as_bytes());
+        put_text(&mut document, text);
+    }
+    document.extend_from_slice(b",\"status\":");
+    document.extend_from_slice(status.to_string().as_bytes());
+    document.extend_from_slice(b",\"title\":");
+    put_text(&mut document, title);
+    document.extend_from_slice(b",\"type\":\"about:blank\"}");
+    document.into()
+}
+
+fn put_text(document: &mut Vec<u8>, text: &str) {
+    if is_plain(text) {
+        document.push(b'"');
+        document.extend_from_slice(text.as_bytes());
+        document.push(b'"');
+    } else {
+        document.extend_from_slice(&text_of(&text));
+    }
+}
+
+/// Whether a text stands in a JSON string as it is (RFC 8259 section 7).
+fn is_plain(text: &str) -> bool {
+    text.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\')
 }
 
 /// Fails for nothing that is made here: only for maps whose keys are no text.
@@ -179,7 +199,14 @@ mod tests {
     fn a_problem_names_its_reason_and_html_is_escaped() {
         let reply = Reply::problem(404, Reason::NoRoute, "no route", "id1", false);
         let body: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();
-        assert_eq!(body["reason"], "no_route");
+        let expected = serde_json::json!({
+            "detail": "no route", "reason": "no_route", "requestId": "id1", "status": 404, "title": "Not Found",
+            "type": "about:blank",
+        });
+        assert_eq!(body, expected);
+        let escaped = Reply::problem(404, Reason::NoRoute, "a\"b\\\n\u{e9}", "id1", false);
+        let body: serde_json::Value = serde_json::from_slice(&escaped.body).unwrap();
+        assert_eq!(body["detail"], "a\"b\\\n\u{e9}");
         let page = Reply::problem(404, Reason::NoRoute, "<script>", "id1", true);
         assert!(!String::from_utf8(page.body.to_vec()).unwrap().contains("<script>"));
     }

@@ -3,6 +3,9 @@
 //! the refreshes of a whole gateway, on Redis and on the embedded store. That one has a rotation on its disk before
 //! the answer, so it is held against a Redis that waits for its disk too.
 //!
+//! Redis has the first core. What is measured, redis-benchmark or a store or a gateway, has the second; a gateway's
+//! clients share the first with Redis.
+//!
 //! `cargo bench --bench rotate` starts servers of its own, takes pairs of short runs in alternating order and prints
 //! both rates and their ratio. `PAIRS` and `CALLS` (per run) change how many.
 
@@ -38,6 +41,8 @@ fn main() {
     };
     let (pairs, calls) = (number("PAIRS", 24), number("CALLS", 40_000));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    assert!(std::thread::available_parallelism().unwrap().get() > 1, "this needs two cores");
+    pin_self("1");
     println!(
         "{CONCURRENCY} at once, {calls} calls a run, {pairs} pairs of runs; per second, and milliseconds (medians)\n"
     );
@@ -60,6 +65,7 @@ fn main() {
     let rotated = || runtime.block_on(rotate(&old, &mut sessions, calls, Outcome::Rotated));
     row("SessionStore::rotate, rotated", pairs, rotated, floor);
 
+    pin_self("0");
     let gateway = Gateway::start(
         "redis",
         &format!("{{ redis: {{ url: \"redis://127.0.0.1:{}/0\", timeout: 5s }} }}", redis.port),
@@ -78,6 +84,20 @@ fn main() {
     row("gateway on the embedded store, Redis with `appendfsync always`", pairs, ours, || {
         durable.benchmark(&command, calls)
     });
+}
+
+/// A program that is kept to one core.
+fn pinned(program: &str, core: &str) -> Command {
+    let mut command = Command::new("taskset");
+    command.args(["-c", core, program]);
+    command
+}
+
+/// Keeps every thread of this process to one core from now on.
+fn pin_self(core: &str) {
+    let own = std::process::id().to_string();
+    let done = Command::new("taskset").args(["-acp", core, &own]).stdout(Stdio::null()).status();
+    done.expect("this needs taskset: apt-get install util-linux");
 }
 
 /// Rate and median time of either side, in pairs of runs in alternating order.
@@ -234,7 +254,7 @@ impl Redis {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let folder = std::env::temp_dir().join(format!("portcullis-bench-{}-{port}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
-        let child = Command::new("redis-server")
+        let child = pinned("redis-server", "0")
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""])
             .args(persistence)
             .current_dir(&folder)
@@ -261,7 +281,7 @@ impl Redis {
 
     /// Calls per second that redis-benchmark reaches, and the median of their times in milliseconds.
     fn benchmark(&self, command: &[OsString], calls: usize) -> (f64, f64) {
-        let output = Command::new("redis-benchmark")
+        let output = pinned("redis-benchmark", "1")
             .args([
                 "-p",
                 &self.port.to_string(),

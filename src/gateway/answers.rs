@@ -14,17 +14,15 @@ use pingora_core::protocols::http::server::Session;
 use pingora_core::{Error, Result};
 
 impl Gateway {
-    /// Writes the answer to a refused request. Returns `true`: the request is answered.
+    /// Writes the answer to a refused request.
     pub(super) async fn refuse(
         &self,
         session: &mut Session,
         ctx: &mut RequestContext,
         denial: &Denial,
-    ) -> Result<bool> {
+    ) -> Result<()> {
         let reply = Self::refusal(session, ctx, denial, denial::status(denial.reason));
-        ctx.status = Some(reply.status);
-        respond::send(session, &reply, &ctx.request_id).await.map_err(Error::into_down)?;
-        Ok(true)
+        respond::send(session, &reply, &ctx.request_id).await.map_err(Error::into_down)
     }
 
     /// The answer to a refused request, under this status; it is counted here.
@@ -35,6 +33,7 @@ impl Gateway {
         status: u16,
     ) -> Reply {
         ctx.reason = denial.reason;
+        ctx.status = Some(status);
         ctx.unforwardable.clone_from(&denial.unforwardable);
         let counted = match (&ctx.route, ctx.endpoint) {
             (Some(served), _) => Some(&served.metrics),
@@ -64,7 +63,7 @@ impl Gateway {
         ctx: &mut RequestContext,
         asked: Method,
         cors: &Cors,
-    ) -> Result<bool> {
+    ) -> Result<()> {
         ctx.reason = Reason::Preflight;
         if let Some(served) = &ctx.route {
             served.metrics.decided(ctx.issuer(), DecisionOutcome::Allow, Reason::Preflight);
@@ -75,8 +74,7 @@ impl Gateway {
         let mut reply = Reply::empty(204);
         reply.headers = cors.preflight(&session.req_header().headers, methods);
         ctx.status = Some(reply.status);
-        respond::send(session, &reply, &ctx.request_id).await.map_err(Error::into_down)?;
-        Ok(true)
+        respond::send(session, &reply, &ctx.request_id).await.map_err(Error::into_down)
     }
 
     /// Answers a request to one of the session endpoints.
@@ -85,7 +83,7 @@ impl Gateway {
         session: &mut Session,
         ctx: &mut RequestContext,
         endpoint: Endpoint,
-    ) -> Result<bool> {
+    ) -> Result<()> {
         let Some(endpoints) = &self.endpoints else {
             return self.refuse(session, ctx, &Denial::new(Reason::Internal)).await;
         };
@@ -118,7 +116,6 @@ impl Gateway {
         };
         ctx.status = Some(handled.reply.status);
         self.reporter.report(&handled);
-        respond::send(session, &handled.reply, &ctx.request_id).await.map_err(Error::into_down)?;
-        Ok(true)
+        respond::send(session, &handled.reply, &ctx.request_id).await.map_err(Error::into_down)
     }
 }

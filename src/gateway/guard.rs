@@ -186,6 +186,12 @@ impl Guarded {
             || matches!(stream.selected_alpn_proto(), Some(ALPN::H2))
     }
 
+    /// Whether a connection of ours was sent no more than this many bytes since the last request ended.
+    pub(super) fn received_just(stream: &Stream, bytes: usize) -> bool {
+        let guarded = (**stream).as_any().downcast_ref::<Self>();
+        guarded.is_some_and(|guarded| guarded.block.len() == bytes)
+    }
+
     /// The connection as it was before the header block of the request that is served, which will be read again.
     /// `None` if the connection is not one of ours.
     pub(super) fn rewound(stream: Stream) -> Option<Stream> {

@@ -5,7 +5,11 @@ use super::context::RequestContext;
 use super::engine::Engine;
 use super::guard::Guarded;
 use super::lease::{self, Lease};
+use super::proxy::Progress;
+use super::{Gateway, denial, listener, respond};
+use crate::policy::Denial;
 use async_trait::async_trait;
+use http::{Method, Version};
 use pingora_core::apps::{HttpPersistentSettings, HttpServerApp as _, ReusedHttpStream, ServerApp};
 use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::ServerSession;
@@ -13,6 +17,7 @@ use pingora_core::server::ShutdownWatch;
 use pingora_core::{Error, ErrorType};
 use std::pin::pin;
 use std::sync::Arc;
+use tokio::io::AsyncWriteExt as _;
 
 #[async_trait]
 impl ServerApp for Engine {
@@ -66,14 +71,22 @@ impl Engine {
         let gateway = &self.gateway;
         let mut ctx = Box::new(gateway.context(lease));
         gateway.begin(&mut session, &mut ctx);
-        let error = match gateway.process(&mut session, &mut ctx).await {
-            Ok(true) => None,
-            Ok(false) => return Box::pin(self.forward(session, ctx, shutdown)).await,
-            Err(error) => {
-                Box::pin(gateway.fail(&mut session, &error, &mut ctx)).await;
-                Some(error)
+        let answered = match gateway.process(&mut session, &mut ctx).await {
+            Ok(Progress::Answered) => Ok(()),
+            Ok(Progress::Permitted) => return Box::pin(self.forward(session, ctx, shutdown)).await,
+            Ok(Progress::Refused(denial)) => {
+                gateway.announce_end(&mut session);
+                if has_said_all(&mut session) && !ctx.path.is_empty() {
+                    return refuse_at_once(session, ctx, &denial).await;
+                }
+                Box::pin(gateway.refuse(&mut session, &mut ctx, &denial)).await
             }
+            Err(error) => Err(error),
         };
+        let error = answered.err();
+        if let Some(error) = &error {
+            Box::pin(gateway.fail(&mut session, error, &mut ctx)).await;
+        }
         gateway.conclude(&mut session, error.as_deref(), &mut ctx).await;
         if error.is_some() {
             return None;
@@ -96,6 +109,37 @@ impl Engine {
         session.set_connection_user_context(Some(ctx));
         self.streams.0.process_new_http(session, shutdown).await
     }
+}
+
+/// Whether all that came is one header without a body, by a client that keeps its connection and can be sent a body.
+fn has_said_all(session: &mut ServerSession) -> bool {
+    let request = session.req_header();
+    let usual = request.version == Version::HTTP_11 && request.method != Method::HEAD;
+    usual
+        && session.get_keepalive().is_some()
+        && session.is_body_done()
+        && session.as_http1().is_some_and(|session| {
+            Guarded::received_just(session.stream(), session.get_headers_raw_bytes().len())
+        })
+}
+
+/// Answers a refused request that has said all. Floods are made of these: the answer is written in one piece.
+async fn refuse_at_once(
+    session: ServerSession,
+    mut ctx: Box<RequestContext>,
+    denial: &Denial,
+) -> Option<ReusedHttpStream> {
+    let reply = Gateway::refusal(&session, &mut ctx, denial, denial::status(denial.reason));
+    let answer = respond::written(&reply, &ctx.request_id, true);
+    let settings = HttpPersistentSettings::for_session(&session);
+    let ServerSession::H1(session) = session else { return None };
+    let mut stream = session.into_inner();
+    stream.write_all(&answer).await.ok()?;
+    stream.flush().await.ok()?;
+    // It tells of itself as it goes.
+    (ctx.untold.status, ctx.untold.sent) = (Some(reply.status), reply.body.len() as u64);
+    listener::request_ended(Some(&stream));
+    Some(ReusedHttpStream::new(stream, Some(settings)))
 }
 
 /// Ends a connection whose header block could not be read. The connection itself writes our answer in the place

@@ -57,7 +57,14 @@ impl ProxyHttp for Phases {
 
     async fn request_filter(&self, session: &mut EngineSession, ctx: &mut Self::CTX) -> Result<bool> {
         // It may have been decided about before.
-        if ctx.permit.is_some() { Ok(false) } else { self.0.process(session, ctx).await }
+        if ctx.permit.is_some() {
+            return Ok(false);
+        }
+        match self.0.process(session, ctx).await? {
+            Progress::Answered => Ok(true),
+            Progress::Permitted => Ok(false),
+            Progress::Refused(denial) => self.0.refuse(session, ctx, &denial).await.map(|()| true),
+        }
     }
 
     /// Counts the body: one without a length is cut off at the limit.
@@ -182,6 +189,16 @@ impl ProxyHttp for Phases {
     }
 }
 
+/// How far a request has come once it is decided about.
+pub(super) enum Progress {
+    /// Its answer is written, by us or by an upstream.
+    Answered,
+    /// It has to be told no.
+    Refused(Denial),
+    /// It has a permit, and is the engine's to forward.
+    Permitted,
+}
+
 impl Gateway {
     /// What a request carries that begins now.
     pub(super) fn context(&self, lease: Arc<Lease>) -> RequestContext {
@@ -214,9 +231,9 @@ impl Gateway {
         }
     }
 
-    /// Decides everything: the answer is written here, or the request has a permit and is the engine's to forward.
-    /// After a panic here the client gets an answer still; one in a later phase costs it its connection.
-    pub(super) async fn process(&self, session: &mut Session, ctx: &mut RequestContext) -> Result<bool> {
+    /// Decides everything. After a panic here the client gets an answer still; one in a later phase costs it its
+    /// connection.
+    pub(super) async fn process(&self, session: &mut Session, ctx: &mut RequestContext) -> Result<Progress> {
         let answered = contain(Place::Request, async {
             let verdict = self.decide(session, ctx).await;
             self.carry_out(verdict, session, ctx).await
@@ -283,20 +300,20 @@ impl Gateway {
         listener::request_ended(session.stream());
     }
 
-    /// Writes the answer that was decided on, or leaves the request to be forwarded.
+    /// Writes the answer that was decided on, unless it is a refusal, or leaves the request to be forwarded.
     pub(super) async fn carry_out(
         &self,
         verdict: Verdict,
         session: &mut Session,
         ctx: &mut RequestContext,
-    ) -> Result<bool> {
+    ) -> Result<Progress> {
+        // Boxed, so that they do not make the future of every request larger.
         match verdict {
-            // Boxed, so that they do not make the future of every request larger.
-            Verdict::Endpoint(endpoint) => Box::pin(self.answer(session, ctx, endpoint)).await,
+            Verdict::Endpoint(endpoint) => Box::pin(self.answer(session, ctx, endpoint)).await?,
             Verdict::Preflight(asked, cors) => {
-                Box::pin(self.answer_preflight(session, ctx, asked, &cors)).await
+                Box::pin(self.answer_preflight(session, ctx, asked, &cors)).await?;
             }
-            Verdict::Refuse(denial) => Box::pin(self.refuse(session, ctx, &denial)).await,
+            Verdict::Refuse(denial) => return Ok(Progress::Refused(denial)),
             Verdict::Forward(served, permit) => {
                 ctx.allow(&served, &permit);
                 let claims = permit.claims().map(|claims| &**claims);
@@ -304,13 +321,11 @@ impl Gateway {
                 ctx.upgrade = served.route.upgrade && websocket::is_handshake(session.req_header());
                 self.bound(session, ctx, &served, &permit);
                 ctx.permit = Some(permit);
-                match self.direct_way(session, ctx) {
-                    // Boxed, as those above: what is large is moved once, and only where it is used.
-                    Some(connector) => Box::pin(self.forward(connector, session, ctx)).await.map(|()| true),
-                    None => Ok(false),
-                }
+                let Some(connector) = self.direct_way(session, ctx) else { return Ok(Progress::Permitted) };
+                Box::pin(self.forward(connector, session, ctx)).await?;
             }
         }
+        Ok(Progress::Answered)
     }
 
     /// The response's header as the client gets it.

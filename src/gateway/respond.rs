@@ -2,12 +2,17 @@
 
 use crate::reply::Reply;
 use bytes::{Bytes, BytesMut};
+use http::StatusCode;
 use http::header::{self, HeaderName};
 use pingora_core::Result;
+use pingora_core::protocols::http::date::get_cached_date;
 use pingora_core::protocols::http::server::Session;
 use pingora_http::ResponseHeader;
 use std::time::Duration;
 use tokio::time::Instant;
+
+/// Room for a usual answer with its body.
+const USUAL_ANSWER: usize = 768;
 
 /// An unread body up to this length is read and dropped, so that the connection can be kept.
 const DRAIN_BYTES: u64 = 64 * 1024;
@@ -38,6 +43,26 @@ pub(super) async fn send(session: &mut Session, reply: &Reply, request_id: &str)
         // HTTP/2 has to be told that nothing follows.
         session.finish_body().await
     }
+}
+
+/// The whole of `reply` as it is written to an HTTP/1 connection, which is kept or not.
+pub(super) fn written(reply: &Reply, request_id: &str, keep: bool) -> Vec<u8> {
+    let status = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut answer = Vec::with_capacity(USUAL_ANSWER);
+    let mut put = |pieces: [&[u8]; 4]| pieces.iter().for_each(|piece| answer.extend_from_slice(piece));
+    let phrase = status.canonical_reason().unwrap_or_default();
+    put([b"HTTP/1.1 ", status.as_str().as_bytes(), b" ", phrase.as_bytes()]);
+    for (name, value) in &reply.headers {
+        put([b"\r\n", &spelled(name), b": ", value.as_bytes()]);
+    }
+    put([b"\r\nX-Request-Id: ", request_id.as_bytes(), b"\r\nDate: ", get_cached_date().as_bytes()]);
+    // RFC 9110 section 8.6: no length on 204.
+    if status != StatusCode::NO_CONTENT {
+        put([b"\r\nContent-Length: ", reply.body.len().to_string().as_bytes(), b"", b""]);
+    }
+    let connection: &[u8] = if keep { b"keep-alive" } else { b"close" };
+    put([b"\r\nConnection: ", connection, b"\r\n\r\n", &reply.body]);
+    answer
 }
 
 /// The usual spelling of a field's name. Names are the same in any (RFC 9110 section 5.1), but people read

@@ -84,21 +84,7 @@ pub(super) fn is_refusal(written: &[u8]) -> bool {
 pub(super) fn answer(reason: Reason) -> (u16, Vec<u8>) {
     let request_id = request_id::new();
     let reply = denial::reply(&Denial::new(reason), denial::status(reason), &request_id, false);
-    let status = http::StatusCode::from_u16(reply.status).unwrap_or(http::StatusCode::BAD_REQUEST);
-    let phrase = status.canonical_reason().unwrap_or_default();
-    let mut answer = format!("HTTP/1.1 {} {phrase}\r\n", status.as_str()).into_bytes();
-    let mut line = |name: &[u8], value: &[u8]| {
-        answer.extend([name, b": ", value, b"\r\n"].concat());
-    };
-    for (name, value) in &reply.headers {
-        line(&respond::spelled(name), value.as_bytes());
-    }
-    line(b"X-Request-Id", request_id.as_bytes());
-    line(b"Content-Length", reply.body.len().to_string().as_bytes());
-    line(b"Connection", b"close");
-    answer.extend_from_slice(b"\r\n");
-    answer.extend_from_slice(&reply.body);
-    (status.as_u16(), answer)
+    (reply.status, respond::written(&reply, &request_id, false))
 }
 
 #[cfg(test)]

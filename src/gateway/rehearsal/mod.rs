@@ -9,6 +9,7 @@ use super::decision::Verdict;
 use super::denial;
 use super::engine;
 use super::guard::{Bounds, Guarded};
+use super::proxy::Progress;
 use super::respond;
 use super::route::Route;
 use super::settings::ServerSettings;
@@ -261,7 +262,11 @@ impl ProxyHttp for Rehearsing {
                     .map_err(Error::into_down)?;
                 Ok(true)
             }
-            verdict => self.gateway.carry_out(verdict, session, ctx).await,
+            verdict => match self.gateway.carry_out(verdict, session, ctx).await? {
+                Progress::Answered => Ok(true),
+                Progress::Permitted => Ok(false),
+                Progress::Refused(denial) => self.gateway.refuse(session, ctx, &denial).await.map(|()| true),
+            },
         }
     }
 
