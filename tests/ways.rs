@@ -3,7 +3,7 @@
 
 use crate::support::client::{Connection, get};
 use crate::support::http_server::Reply;
-use crate::support::{Config, Gateway, Upstream};
+use crate::support::{Config, Gateway, Issuer, Upstream};
 
 /// Makes of a plain request one for the engine. It is not passed on.
 const THROUGH_THE_ENGINE: &str = "Keep-Alive: timeout=5\r\n";
@@ -156,4 +156,38 @@ fn a_client_of_http_1_0_gets_neither_chunks_nor_interim_responses() {
             assert_eq!((answer.text().as_str(), answer.header("transfer-encoding")), ("text", None));
         }
     }
+}
+
+#[test]
+fn a_refusal_reads_the_same_however_it_is_written() {
+    let (upstream, issuer) = (Upstream::start(), Issuer::start());
+    let config = Config::to(&upstream).issuer("corp", &issuer.settings()).route(
+        "{ name: x, match: { path: /x }, upstream: app, auth: { mode: required }, \
+         cors: { origins: [\"https://page.example\"] }, rate_limit: { requests: 900, per: 1m, by: address } }",
+    );
+    let gateway = Gateway::start(&config);
+    let head = "/x HTTP/1.1\r\nHost: x\r\nX-Request-Id: same\r\nOrigin: https://page.example\r\n";
+    let ask = |connection: &mut Connection, method: &str, more: &str| {
+        connection.send(format!("{method} {head}{more}")).unwrap();
+        let answer = connection.read_response(method == "HEAD").unwrap().expect(401);
+        let counted = |name: &str| name.starts_with("ratelimit") || name == "date";
+        let fields = answer.headers.iter().filter(|(name, _)| !counted(&name.to_ascii_lowercase()));
+        (fields.cloned().collect::<Vec<_>>(), answer.text())
+    };
+    let mut connection = Connection::open(&gateway.address()).unwrap();
+    // The first is written in one piece, the last by the server session; all on one connection.
+    let (fields, body) = ask(&mut connection, "GET", "\r\n");
+    assert!(
+        fields.iter().any(|(name, _)| name.eq_ignore_ascii_case("access-control-allow-origin")),
+        "{fields:?}"
+    );
+    for (method, more) in [("DELETE", "\r\n"), ("POST", "Content-Length: 3\r\n\r\nabc")] {
+        assert_eq!(ask(&mut connection, method, more), (fields.clone(), body.clone()), "{method}");
+    }
+    assert_eq!(ask(&mut connection, "HEAD", "\r\n"), (fields, String::new()));
+    // What comes with a request and is none of it is no request of its own.
+    connection.send(format!("GET {head}\r\nGET {head}\r\n")).unwrap();
+    let rest = connection.read_to_end().unwrap();
+    assert_eq!(String::from_utf8_lossy(&rest).matches("HTTP/1.1 401 ").count(), 1);
+    assert!(upstream.requests().is_empty());
 }
