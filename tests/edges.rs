@@ -275,3 +275,21 @@ fn a_header_that_cannot_be_parsed_is_not_quoted_in_the_log() {
     let said = gateway.stdout() + &gateway.stderr();
     assert!(!said.contains("upstreams-secret") && !said.contains("admins-secret"), "{said}");
 }
+
+#[test]
+fn a_header_block_that_does_not_end_is_refused_long_before_the_parser_gives_up() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(&Config::public(&upstream));
+    // The limits are 32 KiB and 8 KiB by default; all that was sent is heard, so that the answer arrives.
+    for (start, status, reason) in [
+        ("GET / HTTP/1.1\r\nHost: x\r\nX-Long: ", 431, "header_too_large"),
+        ("GET /", 414, "target_too_long"),
+    ] {
+        let mut connection = Connection::open(&gateway.address()).unwrap();
+        connection.send(start).unwrap();
+        connection.send("a".repeat(200 * 1024)).unwrap();
+        let answer = connection.read_response(false).unwrap().expect(status);
+        assert_eq!((answer.reason().as_str(), answer.header("connection")), (reason, Some("close")));
+    }
+    assert_eq!(upstream.hits(), 0);
+}

@@ -77,6 +77,11 @@ impl Gateway {
         let mut upstream = HttpSession::new(stream);
         upstream.read_timeout = Some(timeouts.read);
         loop {
+            // A response that always has more is not asked below whether it may go on.
+            if ctx.lease.ended().is_some() {
+                return Error::e_explain(ErrorType::ConnectionClosed, "the request has ended")
+                    .map_err(Error::into_down);
+            }
             let task = tokio::select! {
                 biased;
                 task = upstream.read_response_task() => {

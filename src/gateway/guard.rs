@@ -25,6 +25,9 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
+/// Room for the rest of a request line beside its target.
+const REQUEST_LINE: usize = 256;
+
 /// What every connection of a listener is held to.
 #[derive(Debug)]
 pub(super) struct Bounds {
@@ -37,6 +40,7 @@ pub(super) struct Bounds {
     /// Time without a byte being taken by the client.
     pub(super) write: Duration,
     pub(super) header_bytes: usize,
+    pub(super) target_bytes: usize,
     pub(super) header_fields: usize,
     /// Client connections are counted, those of the admin side are not.
     pub(super) metrics: Option<Metrics>,
@@ -50,6 +54,7 @@ impl Bounds {
             idle: limits.idle_timeout,
             write: limits.body_timeout,
             header_bytes: limits.header_bytes,
+            target_bytes: limits.target_bytes,
             header_fields: limits.header_fields,
             metrics,
         }
@@ -218,6 +223,16 @@ impl Guarded {
         self.switch.set(Phase::Header);
     }
 
+    /// Whether the header block is longer than any that is accepted, and not yet complete.
+    pub(super) fn is_overfull(stream: &Stream) -> bool {
+        (**stream).as_any().downcast_ref::<Self>().is_some_and(Self::overfull)
+    }
+
+    fn overfull(&self) -> bool {
+        self.switch.get() == Phase::Header
+            && self.block.len() > self.bounds.header_bytes + self.bounds.target_bytes + REQUEST_LINE
+    }
+
     /// Ready when the phase's deadline has passed.
     fn poll_deadline(&mut self, phase: Phase, cx: &mut Context<'_>) -> Poll<()> {
         let limit = match phase {
@@ -330,6 +345,12 @@ impl AsyncRead for Guarded {
             buf.put_slice(&self.again.split_to(most));
             return Poll::Ready(Ok(()));
         }
+        if self.overfull() {
+            return Poll::Ready(Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the header block is too long",
+            )));
+        }
         let before = buf.filled().len();
         let phase = self.switch.get();
         match Pin::new(&mut self.inner).poll_read(cx, buf) {
@@ -341,7 +362,8 @@ impl AsyncRead for Guarded {
                 Poll::Ready(result)
             }
             Poll::Pending => {
-                if phase == Phase::Idle {
+                // No request that waits for its client has its header block read again.
+                if matches!(phase, Phase::Idle | Phase::Off) {
                     self.block = Vec::new();
                 }
                 ready!(self.poll_deadline(phase, cx));
@@ -475,6 +497,7 @@ mod tests {
             idle,
             write,
             header_bytes: 1024,
+            target_bytes: 512,
             header_fields: 10,
             metrics: None,
         };

@@ -145,10 +145,20 @@ async fn refuse_at_once(
 /// Ends a connection whose header block could not be read. The connection itself writes our answer in the place
 /// of Pingora's.
 async fn refuse_unread(mut session: ServerSession, error: &Error) {
-    if *error.etype() == ErrorType::InvalidHTTPHeader
-        && let Err(error) = session.respond_error(400).await
-    {
+    let answered =
+        *error.etype() == ErrorType::InvalidHTTPHeader || session.stream().is_some_and(Guarded::is_overfull);
+    if !answered {
+        return session.shutdown().await;
+    }
+    if let Err(error) = session.respond_error(400).await {
         tracing::debug!(%error, "a refusal could not be sent");
     }
     session.shutdown().await;
+    if let ServerSession::H1(session) = session {
+        let mut stream = session.into_inner();
+        if let Some(switch) = Guarded::switch(Some(&stream)) {
+            switch.disarm();
+        }
+        respond::drop_unread(&mut stream).await;
+    }
 }

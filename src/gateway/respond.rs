@@ -5,10 +5,12 @@ use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 use http::header::{self, HeaderName};
 use pingora_core::Result;
+use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::date::get_cached_date;
 use pingora_core::protocols::http::server::Session;
 use pingora_http::ResponseHeader;
 use std::time::Duration;
+use tokio::io::AsyncReadExt as _;
 use tokio::time::Instant;
 
 /// Room for a usual answer with its body.
@@ -109,6 +111,13 @@ pub(super) async fn drop_rest(session: &mut Session) {
     if session.drain_request_body().await.is_err() {
         session.set_keepalive(None);
     }
+}
+
+/// The same for a connection that ends and on which only the client still speaks.
+pub(super) async fn drop_unread(stream: &mut Stream) {
+    let mut unread = vec![0; 4096];
+    let drained = async { while stream.read(&mut unread).await.is_ok_and(|count| count > 0) {} };
+    let _ = tokio::time::timeout(DRAIN_TIME, drained).await;
 }
 
 /// The request's `Content-Length`, if it has one.

@@ -66,8 +66,9 @@ impl Arrived {
 
     /// Why the engine cannot have parsed it.
     pub(super) fn reason(self, most_bytes: usize, most_fields: usize) -> Reason {
-        // The request line comes first.
-        if self.bytes > most_bytes || self.lines > most_fields.min(ENGINE_FIELDS) + 1 {
+        if self.bytes > most_bytes && !self.line.done {
+            Reason::TargetTooLong
+        } else if self.bytes > most_bytes || self.lines > most_fields.min(ENGINE_FIELDS) + 1 {
             Reason::HeaderTooLarge
         } else {
             Reason::BadRequest
@@ -117,6 +118,9 @@ mod tests {
         arrived.add(b"GET / HTTP/1.1\r\nHost x\r\n\r\n");
         assert_eq!(arrived.reason(1024, 100), Reason::BadRequest);
         assert_eq!(arrived.reason(20, 100), Reason::HeaderTooLarge);
+        let mut endless = Arrived::default();
+        endless.add(b"GET /aaaaaaaaaaaaaaaaaaaa");
+        assert_eq!(endless.reason(20, 100), Reason::TargetTooLong);
         arrived.add("a: b\r\n".repeat(120).as_bytes());
         assert_eq!(arrived.reason(1024, 100), Reason::HeaderTooLarge);
     }
