@@ -4,7 +4,7 @@
 use super::context::RequestContext;
 use super::engine::Engine;
 use super::guard::Guarded;
-use super::lease::{self, Lease};
+use super::lease::{self, Lease, Ticker};
 use super::proxy::Progress;
 use super::{Gateway, denial, listener, respond};
 use crate::policy::Denial;
@@ -27,7 +27,8 @@ impl ServerApp for Engine {
         }
         let mut closing = self.closing.subscribe();
         let mut closing = pin!(closing.wait_for(|closing| *closing));
-        let mut ticker = None;
+        // Timers that a request leaves to the next.
+        let (mut ticker, mut timer) = (None, None);
         let mut session = ServerSession::new_http1(stream);
         // How long a client may be silent is the connection's to say.
         session.set_keepalive(Some(0));
@@ -50,7 +51,7 @@ impl ServerApp for Engine {
                 session.set_keepalive(None);
             }
             let lease = Arc::<Lease>::default();
-            let request = Box::pin(self.serve(session, Arc::clone(&lease), shutdown));
+            let request = Box::pin(self.serve(session, Arc::clone(&lease), &mut timer, shutdown));
             let (stream, settings) = lease::hold(lease, &mut ticker, request).await?.consume();
             session = ServerSession::new_http1(stream);
             if let Some(settings) = settings {
@@ -66,10 +67,12 @@ impl Engine {
         &self,
         mut session: ServerSession,
         lease: Arc<Lease>,
+        timer: &mut Option<Ticker>,
         shutdown: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
         let gateway = &self.gateway;
         let mut ctx = Box::new(gateway.context(lease));
+        ctx.timer = timer.take();
         gateway.begin(&mut session, &mut ctx);
         let answered = match gateway.process(&mut session, &mut ctx).await {
             Ok(Progress::Answered) => Ok(()),
@@ -77,6 +80,7 @@ impl Engine {
             Ok(Progress::Refused(denial)) => {
                 gateway.announce_end(&mut session);
                 if has_said_all(&mut session) && !ctx.path.is_empty() {
+                    *timer = ctx.timer.take();
                     return refuse_at_once(session, ctx, &denial).await;
                 }
                 Box::pin(gateway.refuse(&mut session, &mut ctx, &denial)).await
@@ -91,6 +95,7 @@ impl Engine {
         if error.is_some() {
             return None;
         }
+        *timer = ctx.timer.take();
         let settings = HttpPersistentSettings::for_session(&session);
         let stream = session.finish().await.ok().flatten()?;
         Some(ReusedHttpStream::from_reusable_stream(stream, settings))

@@ -9,7 +9,7 @@ use crate::endpoints::cookie::{CookieSettings, Stripped};
 use crate::policy::Permit;
 use crate::policy::forward::AuthorizationHeader;
 use crate::traces::{RequestSpan, TRACEPARENT, TRACESTATE};
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::Bytes;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use pingora_core::protocols::http::server::Session;
@@ -138,24 +138,24 @@ pub(super) fn prepare(
 }
 
 /// The header of one attempt as it is sent, of a request that [`is_plain`].
-pub(super) fn head(session: &Session, ctx: &RequestContext, own: Option<&CookieSettings>) -> Result<Bytes> {
+pub(super) fn head(session: &Session, ctx: &RequestContext, own: Option<&CookieSettings>) -> Result<Vec<u8>> {
     let cookies = cookies(&session.req_header().headers, own)?;
     let (changes, permit) = Changes::new(session, ctx, cookies)?;
     let client = changes.client;
-    let mut head = BytesMut::with_capacity(USUAL_HEAD);
-    head.put_slice(client.method.as_str().as_bytes());
-    head.put_u8(b' ');
+    let mut head = Vec::with_capacity(USUAL_HEAD);
+    head.extend_from_slice(client.method.as_str().as_bytes());
+    head.push(b' ');
     let target = client.raw_path();
     if rest_of_target(target, changes.path).is_some() {
-        head.put_slice(target);
+        head.extend_from_slice(target);
     } else {
-        head.put_slice(changes.path.as_bytes());
+        head.extend_from_slice(changes.path.as_bytes());
         if let Some(query) = client.uri.query() {
-            head.put_u8(b'?');
-            head.put_slice(query.as_bytes());
+            head.push(b'?');
+            head.extend_from_slice(query.as_bytes());
         }
     }
-    head.put_slice(b" HTTP/1.1\r\n");
+    head.extend_from_slice(b" HTTP/1.1\r\n");
     // The names of both are in one order: the engine writes them so.
     let names = client.headers.iter().map(|(name, _)| name);
     for (name, (spelled, value)) in names.zip(client.case_header_iter()) {
@@ -170,15 +170,15 @@ pub(super) fn head(session: &Session, ctx: &RequestContext, own: Option<&CookieS
         put_field(&mut head, &name, &value);
         Ok(())
     })?;
-    head.put_slice(b"\r\n");
-    Ok(head.freeze())
+    head.extend_from_slice(b"\r\n");
+    Ok(head)
 }
 
-fn put_field(head: &mut BytesMut, name: &[u8], value: &HeaderValue) {
-    head.put_slice(name);
-    head.put_slice(b": ");
-    head.put_slice(value.as_bytes());
-    head.put_slice(b"\r\n");
+fn put_field(head: &mut Vec<u8>, name: &[u8], value: &HeaderValue) {
+    head.extend_from_slice(name);
+    head.extend_from_slice(b": ");
+    head.extend_from_slice(value.as_bytes());
+    head.extend_from_slice(b"\r\n");
 }
 
 /// Whether a request came by HTTP/1.1, ends with its header and asks nothing of the connection but to be kept

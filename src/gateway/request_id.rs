@@ -25,7 +25,10 @@ fn is_well_formed(text: &str) -> bool {
 /// A new one.
 pub(super) fn new() -> String {
     let digit = |nibble: u8| if nibble < 10 { b'0' + nibble } else { b'a' - 10 + nibble };
-    let digits = unique_bytes().iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect();
+    let mut digits = vec![0; 32];
+    for (pair, byte) in digits.chunks_exact_mut(2).zip(unique_bytes()) {
+        pair.copy_from_slice(&[digit(byte >> 4), digit(byte & 15)]);
+    }
     String::from_utf8(digits).unwrap_or_default()
 }
 
