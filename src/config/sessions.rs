@@ -88,7 +88,7 @@ pub(super) fn sessions(
     let signing_keys = signing_keys(&fields, algorithm, store.as_ref());
     let rotation = RotationPolicy {
         access_token_lifetime: lifetime,
-        max_per_user: number_u32(&fields, "max_per_user", RotationPolicy::default().max_per_user),
+        max_per_user: number_u32(&fields, "max_per_user", RotationPolicy::default().max_per_user, 1_000_000),
         ..fields.get("refresh_token").map_or_else(RotationPolicy::default, |value| refresh_token(&value))
     };
     let (prefix, naming) = endpoints(&fields)?;
@@ -371,7 +371,7 @@ fn throttle(fields: &Fields<'_>) -> ThrottleSettings {
         let Some(fields) = fields.get(key).and_then(|value| value.fields(&["burst", "every"], &[])) else {
             continue;
         };
-        bucket.burst = number_u32(&fields, "burst", bucket.burst);
+        bucket.burst = number_u32(&fields, "burst", bucket.burst, 1_000_000_000);
         bucket.every = fields.duration("every", bucket.every);
         if let Some(value) = fields.get("every").filter(Value::duration_is_zero) {
             value.warning("passwords can be guessed without limit", "write a duration such as 30s");
@@ -380,7 +380,8 @@ fn throttle(fields: &Fields<'_>) -> ThrottleSettings {
     throttle
 }
 
-fn number_u32(fields: &Fields<'_>, key: &str, default: u32) -> u32 {
-    let number = fields.get(key).and_then(|value| value.number(1, 1_000_000));
+fn number_u32(fields: &Fields<'_>, key: &str, default: u32, most: u32) -> u32 {
+    let most = usize::try_from(most).unwrap_or(usize::MAX);
+    let number = fields.get(key).and_then(|value| value.number(1, most));
     number.and_then(|number| u32::try_from(number).ok()).unwrap_or(default)
 }

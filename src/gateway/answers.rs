@@ -56,14 +56,13 @@ impl Gateway {
         reply
     }
 
-    /// Answers a CORS preflight for a route: nobody has to be known for that, and no upstream is asked.
-    pub(super) async fn answer_preflight(
-        &self,
-        session: &mut Session,
+    /// The answer to a CORS preflight for a route: nobody has to be known for that, and no upstream is asked.
+    pub(super) fn preflight_answer(
+        session: &Session,
         ctx: &mut RequestContext,
         asked: Method,
         cors: &Cors,
-    ) -> Result<()> {
+    ) -> Reply {
         ctx.reason = Reason::Preflight;
         if let Some(served) = &ctx.route {
             served.metrics.decided(ctx.issuer(), DecisionOutcome::Allow, Reason::Preflight);
@@ -74,18 +73,19 @@ impl Gateway {
         let mut reply = Reply::empty(204);
         reply.headers = cors.preflight(&session.req_header().headers, methods);
         ctx.status = Some(reply.status);
-        respond::send(session, &reply, &ctx.request_id).await.map_err(Error::into_down)
+        reply
     }
 
-    /// Answers a request to one of the session endpoints.
+    /// The answer to a request to one of the session endpoints.
     pub(super) async fn answer(
         &self,
         session: &mut Session,
         ctx: &mut RequestContext,
         endpoint: Endpoint,
-    ) -> Result<()> {
+    ) -> Result<Reply> {
         let Some(endpoints) = &self.endpoints else {
-            return self.refuse(session, ctx, &Denial::new(Reason::Internal)).await;
+            let denial = Denial::new(Reason::Internal);
+            return Ok(Self::refusal(session, ctx, &denial, denial::status(denial.reason)));
         };
         ctx.endpoint = Some(endpoint.as_str());
         ctx.reason = Reason::Ok;
@@ -116,6 +116,6 @@ impl Gateway {
         };
         ctx.status = Some(handled.reply.status);
         self.reporter.report(&handled);
-        respond::send(session, &handled.reply, &ctx.request_id).await.map_err(Error::into_down)
+        Ok(handled.reply)
     }
 }

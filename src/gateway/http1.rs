@@ -6,8 +6,8 @@ use super::engine::Engine;
 use super::guard::Guarded;
 use super::lease::{self, Lease, Ticker};
 use super::proxy::Progress;
-use super::{Gateway, denial, listener, respond};
-use crate::policy::Denial;
+use super::{listener, respond};
+use crate::reply::Reply;
 use async_trait::async_trait;
 use http::{Method, Version};
 use pingora_core::apps::{HttpPersistentSettings, HttpServerApp as _, ReusedHttpStream, ServerApp};
@@ -77,13 +77,13 @@ impl Engine {
         let answered = match gateway.process(&mut session, &mut ctx).await {
             Ok(Progress::Answered) => Ok(()),
             Ok(Progress::Permitted) => return Box::pin(self.forward(session, ctx, shutdown)).await,
-            Ok(Progress::Refused(denial)) => {
+            Ok(Progress::Answer(reply)) => {
                 gateway.announce_end(&mut session);
                 if has_said_all(&mut session) && !ctx.path.is_empty() {
                     *timer = ctx.timer.take();
-                    return refuse_at_once(session, ctx, &denial).await;
+                    return answer_at_once(session, ctx, &reply).await;
                 }
-                Box::pin(gateway.refuse(&mut session, &mut ctx, &denial)).await
+                Box::pin(respond::send(&mut session, &reply, &ctx.request_id)).await.map_err(Error::into_down)
             }
             Err(error) => Err(error),
         };
@@ -116,26 +116,27 @@ impl Engine {
     }
 }
 
-/// Whether all that came is one header without a body, by a client that keeps its connection and can be sent a body.
+/// Whether all that came is one request, read to its end, of a client that keeps its connection and can be sent a body.
 fn has_said_all(session: &mut ServerSession) -> bool {
     let request = session.req_header();
     let usual = request.version == Version::HTTP_11 && request.method != Method::HEAD;
-    usual
-        && session.get_keepalive().is_some()
-        && session.is_body_done()
-        && session.as_http1().is_some_and(|session| {
-            Guarded::received_just(session.stream(), session.get_headers_raw_bytes().len())
-        })
+    if !usual || session.get_keepalive().is_none() || !session.is_body_done() {
+        return false;
+    }
+    let body = respond::content_length(session).and_then(|length| usize::try_from(length).ok()).unwrap_or(0);
+    session.as_http1().is_some_and(|session| {
+        let header = session.get_headers_raw_bytes().len();
+        Guarded::received_just(session.stream(), header.saturating_add(body))
+    })
 }
 
-/// Answers a refused request that has said all. Floods are made of these: the answer is written in one piece.
-async fn refuse_at_once(
+/// Answers a request that has said all. Floods are made of those we refuse: the answer is written in one piece.
+async fn answer_at_once(
     session: ServerSession,
     mut ctx: Box<RequestContext>,
-    denial: &Denial,
+    reply: &Reply,
 ) -> Option<ReusedHttpStream> {
-    let reply = Gateway::refusal(&session, &mut ctx, denial, denial::status(denial.reason));
-    let answer = respond::written(&reply, &ctx.request_id, true);
+    let answer = respond::written(reply, &ctx.request_id, true);
     let settings = HttpPersistentSettings::for_session(&session);
     let ServerSession::H1(session) = session else { return None };
     let mut stream = session.into_inner();

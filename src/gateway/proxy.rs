@@ -6,10 +6,11 @@ use super::guard::Guarded;
 use super::lease::Lease;
 use super::rate::Standing;
 use super::report::is_final;
-use super::{Gateway, listener, outgoing, respond, returned, websocket};
+use super::{Gateway, denial, listener, outgoing, respond, returned, websocket};
 use crate::panics::{Place, contain};
 use crate::policy::Denial;
 use crate::reason::Reason;
+use crate::reply::Reply;
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, Version, header};
@@ -63,7 +64,10 @@ impl ProxyHttp for Phases {
         match self.0.process(session, ctx).await? {
             Progress::Answered => Ok(true),
             Progress::Permitted => Ok(false),
-            Progress::Refused(denial) => self.0.refuse(session, ctx, &denial).await.map(|()| true),
+            Progress::Answer(reply) => {
+                respond::send(session, &reply, &ctx.request_id).await.map_err(Error::into_down)?;
+                Ok(true)
+            }
         }
     }
 
@@ -191,10 +195,10 @@ impl ProxyHttp for Phases {
 
 /// How far a request has come once it is decided about.
 pub(super) enum Progress {
-    /// Its answer is written, by us or by an upstream.
+    /// Its upstream has answered.
     Answered,
-    /// It has to be told no.
-    Refused(Denial),
+    /// This is our answer to it.
+    Answer(Reply),
     /// It has a permit, and is the engine's to forward.
     Permitted,
 }
@@ -300,20 +304,25 @@ impl Gateway {
         listener::request_ended(session.stream());
     }
 
-    /// Writes the answer that was decided on, unless it is a refusal, or leaves the request to be forwarded.
+    /// Does what was decided on, but for writing an answer of ours and for what is the engine's.
     pub(super) async fn carry_out(
         &self,
         verdict: Verdict,
         session: &mut Session,
         ctx: &mut RequestContext,
     ) -> Result<Progress> {
-        // Boxed, so that they do not make the future of every request larger.
+        // What is boxed would make the future of every request larger.
         match verdict {
-            Verdict::Endpoint(endpoint) => Box::pin(self.answer(session, ctx, endpoint)).await?,
-            Verdict::Preflight(asked, cors) => {
-                Box::pin(self.answer_preflight(session, ctx, asked, &cors)).await?;
+            Verdict::Endpoint(endpoint) => {
+                Box::pin(self.answer(session, ctx, endpoint)).await.map(Progress::Answer)
             }
-            Verdict::Refuse(denial) => return Ok(Progress::Refused(denial)),
+            Verdict::Preflight(asked, cors) => {
+                Ok(Progress::Answer(Self::preflight_answer(session, ctx, asked, &cors)))
+            }
+            Verdict::Refuse(denial) => {
+                let reply = Self::refusal(session, ctx, &denial, denial::status(denial.reason));
+                Ok(Progress::Answer(reply))
+            }
             Verdict::Forward(served, permit) => {
                 ctx.allow(&served, &permit);
                 let claims = permit.claims().map(|claims| &**claims);
@@ -322,10 +331,9 @@ impl Gateway {
                 self.bound(session, ctx, &served, &permit);
                 ctx.permit = Some(permit);
                 let Some(connector) = self.direct_way(session, ctx) else { return Ok(Progress::Permitted) };
-                Box::pin(self.forward(connector, session, ctx)).await?;
+                Box::pin(self.forward(connector, session, ctx)).await.map(|()| Progress::Answered)
             }
         }
-        Ok(Progress::Answered)
     }
 
     /// The response's header as the client gets it.

@@ -13,6 +13,7 @@ use crate::session::id::SessionRef;
 use arc_swap::ArcSwap;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -208,7 +209,7 @@ impl Signer {
             ("uep", json!(session.epoch)),
         ];
         claims.extend(ours.map(|(name, value)| (name.to_owned(), value)));
-        let token = self.sign("at+jwt", claims, now)?;
+        let token = self.sign("at+jwt", &claims, now)?;
         Ok(MintedToken { token, expires_in: self.lifetime })
     }
 
@@ -241,14 +242,14 @@ impl Signer {
     pub(super) fn sign(
         &self,
         typ: &str,
-        claims: Map<String, Value>,
+        claims: &Map<String, Value>,
         now: Timestamp,
     ) -> Result<String, SignerError> {
         let ring = self.ring.load();
         let Some(KeyFile { key, .. }) = key_stage::active(&ring.files, self.algorithm, now) else {
             return Err(self.no_key());
         };
-        let payload = URL_SAFE_NO_PAD.encode(Value::Object(claims).to_string());
+        let payload = json_segment(claims);
         let mut token = format!("{}.{payload}", header(key, typ));
         let signature = key.sign(token.as_bytes());
         let signature = signature.ok_or_else(|| SignerError::Signing(key.kid().to_owned()))?;
@@ -316,7 +317,12 @@ impl Ring {
 
 fn header(key: &SigningKey, typ: &str) -> String {
     let header = json!({ "typ": typ, "alg": key.algorithm().as_str(), "kid": key.kid() });
-    URL_SAFE_NO_PAD.encode(header.to_string())
+    json_segment(&header)
+}
+
+/// JSON as a part of a token. Fails for nothing that is made here: only for maps whose keys are no text.
+fn json_segment(json: &impl Serialize) -> String {
+    URL_SAFE_NO_PAD.encode(serde_json::to_vec(json).unwrap_or_default())
 }
 
 /// Rounded up, so that a lifetime under a second is not none.

@@ -265,7 +265,10 @@ impl ProxyHttp for Rehearsing {
             verdict => match self.gateway.carry_out(verdict, session, ctx).await? {
                 Progress::Answered => Ok(true),
                 Progress::Permitted => Ok(false),
-                Progress::Refused(denial) => self.gateway.refuse(session, ctx, &denial).await.map(|()| true),
+                Progress::Answer(reply) => {
+                    respond::send(session, &reply, &ctx.request_id).await.map_err(Error::into_down)?;
+                    Ok(true)
+                }
             },
         }
     }
