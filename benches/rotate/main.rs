@@ -97,7 +97,7 @@ fn pinned(program: &str, core: &str) -> Command {
 fn pin_self(core: &str) {
     let own = std::process::id().to_string();
     let done = Command::new("taskset").args(["-acp", core, &own]).stdout(Stdio::null()).status();
-    done.expect("this needs taskset: apt-get install util-linux");
+    assert!(done.expect("this needs taskset: apt-get install util-linux").success(), "no core {core}");
 }
 
 /// Rate and median time of either side, in pairs of runs in alternating order.

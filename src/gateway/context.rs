@@ -1,7 +1,7 @@
 //! What one request carries through its phases.
 
 use super::attempt::Attempt;
-use super::lease::{Lease, Ticker};
+use super::lease::Lease;
 use super::rate::Standing;
 use super::report::Reporter;
 use super::snapshot::{ServedRoute, Snapshot};
@@ -49,8 +49,6 @@ pub struct RequestContext {
     /// How the caller stands with the route's rate limit, once that was asked.
     pub(super) standing: Option<Standing>,
     pub(super) attempt: Attempt,
-    /// What an upstream's silence is timed by, which the requests of a connection leave to each other.
-    pub(super) timer: Option<Ticker>,
     /// Body bytes received so far.
     pub(super) body_bytes: u64,
     /// How long it may go on.
@@ -101,7 +99,6 @@ impl RequestContext {
             status: None,
             standing: None,
             attempt: Attempt::default(),
-            timer: None,
             body_bytes: 0,
             lease,
             upgrade: false,

@@ -3,7 +3,6 @@
 //! such a request costs.
 
 use super::context::RequestContext;
-use super::lease::Patience;
 use super::{Gateway, outgoing, proxy};
 use bytes::Bytes;
 use http::{StatusCode, Version, header};
@@ -76,7 +75,7 @@ impl Gateway {
         sent.unwrap_or_else(|_| Error::e_explain(ErrorType::WriteTimedout, "sending the request"))
             .map_err(Error::into_up)?;
         let mut upstream = HttpSession::new(stream);
-        let mut patience = Patience::new(timeouts.read, ctx.timer.take());
+        upstream.read_timeout = Some(timeouts.read);
         loop {
             // A response that always has more is not asked below whether it may go on.
             if ctx.lease.ended().is_some() {
@@ -87,10 +86,6 @@ impl Gateway {
                 biased;
                 task = upstream.read_response_task() => {
                     task.unwrap_or_else(|error| HttpTask::Failed(error.into_up()))
-                }
-                () = patience.ends() => {
-                    return Error::e_explain(ErrorType::ReadTimedout, "waiting for the upstream")
-                        .map_err(Error::into_up);
                 }
                 // The client says nothing more: it can only leave.
                 left = session.read_body_or_idle(true) => {
@@ -107,9 +102,7 @@ impl Gateway {
             if session.response_duplex_vec(tasks).await? {
                 break;
             }
-            patience.renew();
         }
-        ctx.timer = Some(patience.into_timer());
         upstream.respect_keepalive();
         Ok(upstream.reuse().await)
     }

@@ -143,7 +143,8 @@ pub(super) struct Guarded {
     stalled: Option<Pin<Box<Sleep>>>,
     /// Of the header block that is arriving.
     arrived: Arrived,
-    /// All that arrived since the last request ended until the header block was complete.
+    /// All that arrived since the last request ended until the header block was complete: to be read again, and to
+    /// be counted. Given up by a read that has to wait, between requests or while one is served.
     block: Vec<u8>,
     /// What is read once more before anything else.
     again: Bytes,
@@ -191,10 +192,11 @@ impl Guarded {
             || matches!(stream.selected_alpn_proto(), Some(ALPN::H2))
     }
 
-    /// Whether a connection of ours was sent no more than this many bytes since the last request ended.
-    pub(super) fn received_just(stream: &Stream, bytes: usize) -> bool {
+    /// Whether this header block, as it is here, and so many bytes of a body are all that was read of a connection of
+    /// ours when the block was complete. Nothing is known of what was read later, or once a read had to wait.
+    pub(super) fn has_read_just(stream: &Stream, header: &[u8], body: usize) -> bool {
         let guarded = (**stream).as_any().downcast_ref::<Self>();
-        guarded.is_some_and(|guarded| guarded.block.len() == bytes)
+        guarded.and_then(|guarded| guarded.block.strip_prefix(header)).is_some_and(|rest| rest.len() == body)
     }
 
     /// The connection as it was before the header block of the request that is served, which will be read again.

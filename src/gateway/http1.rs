@@ -4,12 +4,12 @@
 use super::context::RequestContext;
 use super::engine::Engine;
 use super::guard::Guarded;
-use super::lease::{self, Lease, Ticker};
+use super::lease::{self, Lease};
 use super::proxy::Progress;
 use super::{listener, respond};
 use crate::reply::Reply;
 use async_trait::async_trait;
-use http::{Method, Version};
+use http::{Method, Version, header};
 use pingora_core::apps::{HttpPersistentSettings, HttpServerApp as _, ReusedHttpStream, ServerApp};
 use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::ServerSession;
@@ -27,8 +27,7 @@ impl ServerApp for Engine {
         }
         let mut closing = self.closing.subscribe();
         let mut closing = pin!(closing.wait_for(|closing| *closing));
-        // Timers that a request leaves to the next.
-        let (mut ticker, mut timer) = (None, None);
+        let mut ticker = None;
         let mut session = ServerSession::new_http1(stream);
         // How long a client may be silent is the connection's to say.
         session.set_keepalive(Some(0));
@@ -51,7 +50,7 @@ impl ServerApp for Engine {
                 session.set_keepalive(None);
             }
             let lease = Arc::<Lease>::default();
-            let request = Box::pin(self.serve(session, Arc::clone(&lease), &mut timer, shutdown));
+            let request = Box::pin(self.serve(session, Arc::clone(&lease), shutdown));
             let (stream, settings) = lease::hold(lease, &mut ticker, request).await?.consume();
             session = ServerSession::new_http1(stream);
             if let Some(settings) = settings {
@@ -67,20 +66,17 @@ impl Engine {
         &self,
         mut session: ServerSession,
         lease: Arc<Lease>,
-        timer: &mut Option<Ticker>,
         shutdown: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
         let gateway = &self.gateway;
         let mut ctx = Box::new(gateway.context(lease));
-        ctx.timer = timer.take();
         gateway.begin(&mut session, &mut ctx);
         let answered = match gateway.process(&mut session, &mut ctx).await {
             Ok(Progress::Answered) => Ok(()),
-            Ok(Progress::Permitted) => return Box::pin(self.forward(session, ctx, shutdown)).await,
+            Ok(Progress::Permitted) => return Box::pin(self.hand_over(session, ctx, shutdown)).await,
             Ok(Progress::Answer(reply)) => {
                 gateway.announce_end(&mut session);
-                if has_said_all(&mut session) && !ctx.path.is_empty() {
-                    *timer = ctx.timer.take();
+                if has_said_all(&mut session, &ctx) {
                     return answer_at_once(session, ctx, &reply).await;
                 }
                 Box::pin(respond::send(&mut session, &reply, &ctx.request_id)).await.map_err(Error::into_down)
@@ -95,7 +91,6 @@ impl Engine {
         if error.is_some() {
             return None;
         }
-        *timer = ctx.timer.take();
         let settings = HttpPersistentSettings::for_session(&session);
         let stream = session.finish().await.ok().flatten()?;
         Some(ReusedHttpStream::from_reusable_stream(stream, settings))
@@ -103,7 +98,7 @@ impl Engine {
 
     /// Has the engine forward a request. It reads the header itself, so it gets it once more, and with it what was
     /// decided.
-    async fn forward(
+    async fn hand_over(
         &self,
         session: ServerSession,
         ctx: Box<RequestContext>,
@@ -117,17 +112,22 @@ impl Engine {
 }
 
 /// Whether all that came is one request, read to its end, of a client that keeps its connection and can be sent a body.
-fn has_said_all(session: &mut ServerSession) -> bool {
+/// What was counted then is nothing but that request: the connection can be kept without asking the session.
+fn has_said_all(session: &mut ServerSession, ctx: &RequestContext) -> bool {
     let request = session.req_header();
     let usual = request.version == Version::HTTP_11 && request.method != Method::HEAD;
-    if !usual || session.get_keepalive().is_none() || !session.is_body_done() {
-        return false;
-    }
-    let body = respond::content_length(session).and_then(|length| usize::try_from(length).ok()).unwrap_or(0);
-    session.as_http1().is_some_and(|session| {
-        let header = session.get_headers_raw_bytes().len();
-        Guarded::received_just(session.stream(), header.saturating_add(body))
-    })
+    let chunked = request.headers.contains_key(header::TRANSFER_ENCODING);
+    let body = match request.headers.get(header::CONTENT_LENGTH) {
+        None => Some(0),
+        Some(_) => respond::content_length(session).and_then(|length| usize::try_from(length).ok()),
+    };
+    // One without a path was not admitted: nothing is known of its lengths, and the log line needs the session.
+    let known = usual && !chunked && !ctx.path.is_empty();
+    let Some(body) = body.filter(|_| known && session.get_keepalive().is_some()) else { return false };
+    session.is_body_done()
+        && session.as_http1().is_some_and(|session| {
+            Guarded::has_read_just(session.stream(), &session.get_headers_raw_bytes(), body)
+        })
 }
 
 /// Answers a request that has said all. Floods are made of those we refuse: the answer is written in one piece.

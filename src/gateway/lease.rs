@@ -177,47 +177,6 @@ impl Lease {
     }
 }
 
-/// Waiting for an upstream, each time for no longer than a limit.
-pub(super) struct Patience {
-    limit: Duration,
-    due: Instant,
-    /// Rings at the latest when it is due. It may ring earlier, for a time that has passed, as a [`Ticker`] may.
-    timer: Ticker,
-}
-
-impl Patience {
-    /// With the timer that the connection's last request has left, if there was one.
-    pub(super) fn new(limit: Duration, timer: Option<Ticker>) -> Self {
-        let due = Instant::now() + limit;
-        let timer = timer.unwrap_or_else(|| Box::pin(tokio::time::sleep_until(due)));
-        Self { limit, due, timer }
-    }
-
-    /// Something came: the time begins anew.
-    pub(super) fn renew(&mut self) {
-        self.due = Instant::now() + self.limit;
-    }
-
-    /// Waits until the time is over.
-    pub(super) async fn ends(&mut self) {
-        let (timer, due) = (&mut self.timer, self.due);
-        if timer.deadline() > due {
-            timer.as_mut().reset(due);
-        }
-        while Instant::now() < due {
-            timer.as_mut().await;
-            if timer.deadline() < due {
-                timer.as_mut().reset(due);
-            }
-        }
-    }
-
-    /// What the connection's next request may use.
-    pub(super) fn into_timer(self) -> Ticker {
-        self.timer
-    }
-}
-
 impl Gateway {
     /// Bounds the request by its token, unless the route only observes. A WebSocket is bounded in any case: its
     /// upstream's answer is not awaited by the engine, which would hold its silence later to the same limit. So is
