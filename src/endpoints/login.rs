@@ -17,6 +17,8 @@ use http::{HeaderMap, header};
 /// The longest password, in bytes; never shortened, so a longer one is refused.
 const MAX_PASSWORD: usize = 1024;
 const MAX_DEVICE: usize = 200;
+/// How often a login opens a session, as long as each is ended before the answer.
+const OPENINGS: usize = 2;
 
 impl Endpoints {
     pub(super) async fn login(&self, request: &EndpointRequest<'_>, body: &Body) -> Result<Handled, Refused> {
@@ -36,7 +38,7 @@ impl Endpoints {
             Ok(Some(identity)) => {
                 // Together: a store that hangs costs one deadline.
                 let given_back = throttle.give_back(taken, Acquittal::Right);
-                tokio::join!(self.open(request, identity, delivery), given_back).0
+                tokio::join!(self.begin(request, &identity, delivery), given_back).0
             }
             Ok(None) => {
                 let audit = Self::audit(AuditAction::LoginFailed, request, None, None);
@@ -55,12 +57,29 @@ impl Endpoints {
         }
     }
 
+    /// Opens a session; anew where it was ended before the answer, so that a login which a logout-all
+    /// overtakes comes after it, as a client would have it by trying again.
+    async fn begin(
+        &self,
+        request: &EndpointRequest<'_>,
+        identity: &Identity,
+        delivery: Delivery,
+    ) -> Result<Handled, Refused> {
+        for _ in 0..OPENINGS {
+            if let Some(handled) = self.open(request, identity, delivery).await? {
+                return Ok(handled);
+            }
+        }
+        Err(Fault::Unavailable.into())
+    }
+
+    /// Opens a session; `None` if it was ended in the meantime.
     async fn open(
         &self,
         request: &EndpointRequest<'_>,
-        identity: Identity,
+        identity: &Identity,
         delivery: Delivery,
-    ) -> Result<Handled, Refused> {
+    ) -> Result<Option<Handled>, Refused> {
         let now = self.parts.clock.now();
         let user = self.parts.tokens.user_key(&identity.subject);
         let id = SessionId::from_bytes(random_bytes().map_err(|_| Fault::Internal)?);
@@ -71,8 +90,8 @@ impl Endpoints {
             id,
             user,
             secret_hash: secret_hash(&secret),
-            subject: identity.subject,
-            claims: identity.claims,
+            subject: identity.subject.clone(),
+            claims: identity.claims.clone(),
             delivery,
             absolute_expiry,
             device: device(request.headers),
@@ -85,14 +104,13 @@ impl Endpoints {
         }
 
         let session = opened.session;
-        // Ended everywhere in the meantime.
         if self.parts.revocations.is_revoked(&session.reference()) {
-            return Err(Fault::Unavailable.into());
+            return Ok(None);
         }
         let token = self.parts.tokens.mint(id, user, &secret, delivery, absolute_expiry, session.generation);
         let reply = self.grant(&session, &session.claims, Some(&token), now).await?;
         let audit = Self::audit(AuditAction::LoginOk, request, Some(session.subject), Some(id));
-        Ok(Handled { reply, event: Some(SessionEvent::LoginOk), audit: Some(audit) })
+        Ok(Some(Handled { reply, event: Some(SessionEvent::LoginOk), audit: Some(audit) }))
     }
 }
 

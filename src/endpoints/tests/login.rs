@@ -201,6 +201,21 @@ async fn with_the_store_down_nothing_is_handed_out() {
 }
 
 #[tokio::test]
+async fn a_login_that_a_logout_all_overtakes_comes_after_it() {
+    let rig = Rig::new();
+    let earlier = rig.login("alice").await;
+    rig.store.overtake(1, &rig.parts.revocations);
+    let tokens = rig.login("alice").await;
+    assert!(rig.is_good(&tokens.access).await && !rig.is_good(&earlier.access).await);
+    let list = rig.send(call("GET", "/auth/sessions").bearer(&tokens.access)).await.expect(200);
+    assert_eq!(list.body["sessions"].as_array().unwrap().len(), 1);
+    // Whoever is logged out time and again is told to try again.
+    rig.store.overtake(2, &rig.parts.revocations);
+    rig.send(login("alice", PASSWORD)).await.refused(503, "temporarily_unavailable");
+    rig.send(login("alice", PASSWORD)).await.expect(200);
+}
+
+#[tokio::test]
 async fn oauth_naming_spells_members_as_rfc_6749_does() {
     let rig = Rig::with(|settings| settings.naming = Naming::OAuth);
     let answer = rig.send(login("alice", PASSWORD)).await.expect(200);

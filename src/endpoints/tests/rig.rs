@@ -32,7 +32,7 @@ use serde_json::{Map, Value, json};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 pub(super) const PASSWORD: &str = "correct horse battery staple";
@@ -342,12 +342,27 @@ pub(super) struct Breakable<T> {
     /// How often it may still be asked until it is down.
     still: AtomicUsize,
     asked: AtomicUsize,
+    /// How many of the next sessions are ended as soon as they are open, and who hears of it.
+    overtaken: Mutex<Option<(usize, Arc<Revocations>)>>,
 }
 
 impl<T> Breakable<T> {
     fn new(inner: T) -> Self {
         let still = AtomicUsize::new(usize::MAX);
-        Self { inner, down: AtomicBool::new(false), still, asked: AtomicUsize::new(0) }
+        let overtaken = Mutex::default();
+        Self { inner, down: AtomicBool::new(false), still, asked: AtomicUsize::new(0), overtaken }
+    }
+
+    /// The users of the next `logins` log out everywhere before these are answered.
+    pub(super) fn overtake(&self, logins: usize, heard_by: &Arc<Revocations>) {
+        *self.overtaken.lock().unwrap() = Some((logins, Arc::clone(heard_by)));
+    }
+
+    fn overtaker(&self) -> Option<Arc<Revocations>> {
+        let mut overtaken = self.overtaken.lock().unwrap();
+        let (left, heard_by) = overtaken.as_mut()?;
+        *left = left.checked_sub(1)?;
+        Some(Arc::clone(heard_by))
     }
 
     pub(super) fn down_after(&self, questions: usize) {
@@ -389,7 +404,12 @@ impl Breakable<EmbeddedStore> {
 #[async_trait]
 impl SessionStore for Breakable<EmbeddedStore> {
     async fn open(&self, new: NewSession) -> Result<Opened, StoreError> {
-        self.up()?.open(new).await
+        let (user, store) = (new.user, self.up()?);
+        let opened = store.open(new).await?;
+        if let Some(heard_by) = self.overtaker() {
+            heard_by.user_ended(user, store.end_all(user).await?.epoch, opened.session.created);
+        }
+        Ok(opened)
     }
 
     async fn rotate(&self, presented: &Presented) -> Result<Rotation, StoreError> {
