@@ -6,9 +6,12 @@ use super::settings::Naming;
 use crate::clock::Timestamp;
 use crate::reply::Reply;
 use crate::secret::Secret;
+use crate::session::id::SessionId;
 use crate::session::store::{Delivery, SessionRecord};
 use crate::token::signer::MintedToken;
 use http::header;
+use serde::ser::SerializeMap as _;
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
 impl Endpoints {
@@ -29,23 +32,45 @@ impl Endpoints {
             .map_err(|_| Fault::Internal)?;
         let left = session.idle_expiry.min(session.absolute_expiry).since(now);
 
-        let names = names(self.settings.naming);
-        let mut body = Map::new();
-        let mut put = |name: &str, value: Value| body.insert(name.to_owned(), value);
-        put(names.access_token, token.into());
-        put(names.token_type, "Bearer".into());
-        put(names.expires_in, expires_in.as_secs().into());
-        put(names.session_id, session.id.to_string().into());
-        put(names.refresh_expires_in, left.as_secs().into());
         let in_body = refresh_token.filter(|_| session.delivery == Delivery::Body);
-        if let Some(token) = in_body {
-            put(names.refresh_token, token.expose().as_str().into());
-        }
-        let reply = Reply::json(200, &Value::Object(body));
+        let granted = Granted {
+            names: names(self.settings.naming),
+            access_token: &token,
+            expires_in: expires_in.as_secs(),
+            refresh_expires_in: left.as_secs(),
+            refresh_token: in_body.map(|token| token.expose().as_str()),
+            session: session.id,
+        };
+        let reply = Reply::json(200, &granted);
         Ok(match refresh_token.filter(|_| session.delivery == Delivery::Cookie) {
             Some(token) => reply.with(header::SET_COOKIE, &self.settings.cookie.set(token.expose(), left)),
             None => reply,
         })
+    }
+}
+
+/// The members of the answer.
+struct Granted<'a> {
+    names: Names,
+    access_token: &'a str,
+    expires_in: u64,
+    refresh_expires_in: u64,
+    refresh_token: Option<&'a str>,
+    session: SessionId,
+}
+
+impl Serialize for Granted<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut members = serializer.serialize_map(None)?;
+        members.serialize_entry(self.names.access_token, self.access_token)?;
+        members.serialize_entry(self.names.expires_in, &self.expires_in)?;
+        members.serialize_entry(self.names.refresh_expires_in, &self.refresh_expires_in)?;
+        if let Some(token) = self.refresh_token {
+            members.serialize_entry(self.names.refresh_token, token)?;
+        }
+        members.serialize_entry(self.names.session_id, &format_args!("{}", self.session))?;
+        members.serialize_entry(self.names.token_type, "Bearer")?;
+        members.end()
     }
 }
 

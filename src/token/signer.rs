@@ -13,7 +13,8 @@ use crate::session::id::SessionRef;
 use arc_swap::ArcSwap;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde::Serialize;
+use serde::ser::SerializeMap as _;
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -23,6 +24,9 @@ use tokio::sync::Semaphore;
 
 /// Claims that only we set: what a directory says under these names is dropped.
 const OURS: [&str; 11] = ["iss", "sub", "aud", "exp", "iat", "nbf", "jti", "sid", "gen", "usr", "uep"];
+
+/// Room for a usual token.
+const USUAL_TOKEN: usize = 1024;
 
 /// Signs our tokens.
 #[derive(Debug)]
@@ -189,26 +193,8 @@ impl Signer {
         session: SessionRef,
         now: Timestamp,
     ) -> Result<MintedToken, SignerError> {
-        let mut claims = claims.clone();
-        claims.retain(|name, _| !OURS.contains(&name.as_str()));
-        let audience = match self.audiences.as_slice() {
-            [one] => json!(one),
-            several => json!(several),
-        };
-        let ours = [
-            ("iss", json!(self.issuer)),
-            ("sub", json!(subject)),
-            ("aud", audience),
-            // Whole seconds, and exactly the lifetime apart: what clients compute from either agrees.
-            ("iat", json!(now.as_secs())),
-            ("exp", json!(now.as_secs().saturating_add(whole_seconds(self.lifetime)))),
-            ("jti", json!(URL_SAFE_NO_PAD.encode(random_bytes::<16>()?))),
-            ("sid", json!(session.session.to_string())),
-            ("usr", json!(session.user.to_string())),
-            ("gen", json!(session.generation)),
-            ("uep", json!(session.epoch)),
-        ];
-        claims.extend(ours.map(|(name, value)| (name.to_owned(), value)));
+        let number = random_bytes::<16>()?;
+        let claims = AccessClaims { signer: self, subject, claims, session, now, number };
         let token = self.sign("at+jwt", &claims, now)?;
         Ok(MintedToken { token, expires_in: self.lifetime })
     }
@@ -242,15 +228,17 @@ impl Signer {
     pub(super) fn sign(
         &self,
         typ: &str,
-        claims: &Map<String, Value>,
+        claims: &impl Serialize,
         now: Timestamp,
     ) -> Result<String, SignerError> {
         let ring = self.ring.load();
         let Some(KeyFile { key, .. }) = key_stage::active(&ring.files, self.algorithm, now) else {
             return Err(self.no_key());
         };
-        let payload = json_segment(claims);
-        let mut token = format!("{}.{payload}", header(key, typ));
+        let mut token = String::with_capacity(USUAL_TOKEN);
+        put_segment(&mut token, &Header { alg: key.algorithm().as_str(), kid: key.kid(), typ });
+        token.push('.');
+        put_segment(&mut token, claims);
         let signature = key.sign(token.as_bytes());
         let signature = signature.ok_or_else(|| SignerError::Signing(key.kid().to_owned()))?;
         token.push('.');
@@ -315,14 +303,52 @@ impl Ring {
     }
 }
 
-fn header(key: &SigningKey, typ: &str) -> String {
-    let header = json!({ "typ": typ, "alg": key.algorithm().as_str(), "kid": key.kid() });
-    json_segment(&header)
+/// What a token says of itself (RFC 7515 section 4.1).
+#[derive(Serialize)]
+struct Header<'a> {
+    alg: &'a str,
+    kid: &'a str,
+    typ: &'a str,
 }
 
-/// JSON as a part of a token. Fails for nothing that is made here: only for maps whose keys are no text.
-fn json_segment(json: &impl Serialize) -> String {
-    URL_SAFE_NO_PAD.encode(serde_json::to_vec(json).unwrap_or_default())
+/// What an access token says (RFC 9068 section 2.2): what is ours to set, and of the directory's claims the others.
+struct AccessClaims<'a> {
+    signer: &'a Signer,
+    subject: &'a str,
+    claims: &'a Map<String, Value>,
+    session: SessionRef,
+    now: Timestamp,
+    number: [u8; 16],
+}
+
+impl Serialize for AccessClaims<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut all = serializer.serialize_map(None)?;
+        all.serialize_entry("iss", &self.signer.issuer)?;
+        all.serialize_entry("sub", self.subject)?;
+        match self.signer.audiences.as_slice() {
+            [one] => all.serialize_entry("aud", one)?,
+            several => all.serialize_entry("aud", several)?,
+        }
+        // Whole seconds, and exactly the lifetime apart: what clients compute from either agrees.
+        let issued = self.now.as_secs();
+        all.serialize_entry("iat", &issued)?;
+        all.serialize_entry("exp", &issued.saturating_add(whole_seconds(self.signer.lifetime)))?;
+        all.serialize_entry("jti", &URL_SAFE_NO_PAD.encode(self.number))?;
+        all.serialize_entry("sid", &format_args!("{}", self.session.session))?;
+        all.serialize_entry("usr", &format_args!("{}", self.session.user))?;
+        all.serialize_entry("gen", &self.session.generation)?;
+        all.serialize_entry("uep", &self.session.epoch)?;
+        for (name, value) in self.claims.iter().filter(|(name, _)| !OURS.contains(&name.as_str())) {
+            all.serialize_entry(name, value)?;
+        }
+        all.end()
+    }
+}
+
+/// Adds JSON as a part of a token. That fails for nothing that is made here: only for maps whose keys are no text.
+fn put_segment(token: &mut String, json: &impl Serialize) {
+    URL_SAFE_NO_PAD.encode_string(serde_json::to_vec(json).unwrap_or_default(), token);
 }
 
 /// Rounded up, so that a lifetime under a second is not none.
