@@ -7,7 +7,8 @@
 //! clients share the first with Redis.
 //!
 //! `cargo bench --bench rotate` starts servers of its own, takes pairs of short runs in alternating order and prints
-//! both rates and their ratio. `PAIRS` and `CALLS` (per run) change how many.
+//! both rates and their ratio. `PAIRS` and `CALLS` (per run) change how many; `ONLY` takes the cases that it is a
+//! part of the name of.
 
 // A bench panics to fail, and is told how long to run by the environment.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -57,7 +58,7 @@ fn main() {
     let young = redis.store(Duration::from_secs(24 * 3600));
     let mut sessions = runtime.block_on(open(&young, 0));
     let command = runtime.block_on(seen_by_redis(&redis, &young, &sessions[0]));
-    let floor = || redis.benchmark(&command, calls);
+    let floor = || redis.benchmark(&command, calls, CONCURRENCY);
     let same = || runtime.block_on(rotate(&young, &mut sessions, calls, Outcome::Same));
     row("SessionStore::rotate, same", pairs, same, floor);
     let old = redis.store(Duration::ZERO);
@@ -72,6 +73,9 @@ fn main() {
     );
     let mut tokens = runtime.block_on(gateway.log_in());
     row("gateway on Redis", pairs, || runtime.block_on(gateway.refresh(&mut tokens, calls)), floor);
+    // What one caller waits for: nothing but the way there and back.
+    let alone = || runtime.block_on(gateway.refresh(&mut tokens[..1], calls / 8));
+    row("gateway on Redis, one at a time", pairs, alone, || redis.benchmark(&command, calls / 8, 1));
     drop(gateway);
 
     let durable = Redis::start(&["--appendonly", "yes", "--appendfsync", "always"]);
@@ -82,7 +86,7 @@ fn main() {
     let mut tokens = runtime.block_on(gateway.log_in());
     let ours = || runtime.block_on(gateway.refresh(&mut tokens, calls));
     row("gateway on the embedded store, Redis with `appendfsync always`", pairs, ours, || {
-        durable.benchmark(&command, calls)
+        durable.benchmark(&command, calls, CONCURRENCY)
     });
 }
 
@@ -107,6 +111,9 @@ fn row(
     mut ours: impl FnMut() -> (f64, f64),
     mut floor: impl FnMut() -> (f64, f64),
 ) {
+    if std::env::var("ONLY").is_ok_and(|only| !case.contains(&only)) {
+        return;
+    }
     let (mut our_runs, mut floor_runs) = (Vec::new(), Vec::new());
     for pair in 0..pairs {
         if pair % 2 == 0 {
@@ -280,13 +287,13 @@ impl Redis {
     }
 
     /// Calls per second that redis-benchmark reaches, and the median of their times in milliseconds.
-    fn benchmark(&self, command: &[OsString], calls: usize) -> (f64, f64) {
+    fn benchmark(&self, command: &[OsString], calls: usize, callers: usize) -> (f64, f64) {
         let output = pinned("redis-benchmark", "1")
             .args([
                 "-p",
                 &self.port.to_string(),
                 "-c",
-                &CONCURRENCY.to_string(),
+                &callers.to_string(),
                 "-n",
                 &calls.to_string(),
                 "--csv",

@@ -28,6 +28,14 @@ const OURS: [&str; 11] = ["iss", "sub", "aud", "exp", "iat", "nbf", "jti", "sid"
 /// Room for a usual token.
 const USUAL_TOKEN: usize = 1024;
 
+/// So many quick signatures are made on a thread before it looks for other work.
+const TOGETHER: usize = 4;
+
+thread_local! {
+    /// Turns at making them.
+    static TURNS: Arc<Semaphore> = Arc::new(Semaphore::new(TOGETHER));
+}
+
 /// Signs our tokens.
 #[derive(Debug)]
 pub struct Signer {
@@ -199,8 +207,10 @@ impl Signer {
         Ok(MintedToken { token, expires_in: self.lifetime })
     }
 
-    /// The same for threads that serve connections: a slow signature is made on a thread of its own, a few at a
-    /// time, so that nobody waits but who needs it.
+    /// The same for threads that serve connections. A slow signature is made on a thread of its own, a few at a
+    /// time, so that nobody waits but who needs it. The others are made here, and between a few of them comes whatever
+    /// else is to be done: other requests, and the next question to the store, which then need not wait for all of
+    /// a crowd's signatures.
     ///
     /// # Errors
     /// [`SignerError`] if there is no randomness or the key fails.
@@ -211,7 +221,12 @@ impl Signer {
         session: SessionRef,
         now: Timestamp,
     ) -> Result<MintedToken, SignerError> {
-        let Some(turns) = &self.turns else { return self.mint(subject, claims, session, now) };
+        let Some(turns) = &self.turns else {
+            let turns = TURNS.with(Arc::clone);
+            let _turn = turns.acquire().await.map_err(|_| SignerError::GivenUp)?;
+            tokio::task::yield_now().await;
+            return self.mint(subject, claims, session, now);
+        };
         let _turn = turns.acquire().await.map_err(|_| SignerError::GivenUp)?;
         let (signer, subject, claims) = (Arc::clone(self), subject.to_owned(), claims.clone());
         let signing =
@@ -365,6 +380,7 @@ mod tests {
     use jsonwebtoken::jwk::JwkSet;
     use jsonwebtoken::{DecodingKey, Validation, decode, decode_header};
     use std::fs;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_700);
 
@@ -399,13 +415,43 @@ mod tests {
             let signer = Arc::new(signer(&folder, &["api"], algorithm).unwrap());
             let claims = Map::new();
             let mut minting = std::pin::pin!(signer.mint_aside("u1", &claims, session(), NOW));
-            let first = runtime.block_on(async { minting.as_mut().now_or_never() });
+            let first = runtime.block_on(async {
+                for _ in 0..8 {
+                    if let Some(minted) = minting.as_mut().now_or_never() {
+                        return Some(minted);
+                    }
+                    tokio::task::yield_now().await;
+                }
+                None
+            });
             assert_eq!(first.is_some(), at_once, "{algorithm}");
             if !at_once {
                 free.send(()).unwrap();
                 let token = runtime.block_on(minting).unwrap().token;
                 assert_eq!(claims_of(&token)["sub"], "u1");
             }
+        }
+    }
+
+    #[tokio::test]
+    async fn between_the_signatures_of_a_crowd_others_have_their_turn() {
+        let folder = TestFolder::new();
+        let signer = Arc::new(signer(&folder, &["api"], SigningAlgorithm::Es256).unwrap());
+        let made = Arc::new(AtomicUsize::new(0));
+        let crowd = 8 * TOGETHER;
+        for _ in 0..crowd {
+            let (signer, made) = (Arc::clone(&signer), Arc::clone(&made));
+            tokio::spawn(async move {
+                signer.mint_aside("u1", &Map::new(), session(), NOW).await.unwrap();
+                made.fetch_add(1, Ordering::SeqCst);
+            });
+        }
+        let mut seen = 0;
+        while seen < crowd {
+            tokio::task::yield_now().await;
+            let now = made.load(Ordering::SeqCst);
+            assert!(now - seen <= TOGETHER, "{} at once", now - seen);
+            seen = now;
         }
     }
 
