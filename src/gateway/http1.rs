@@ -28,7 +28,8 @@ impl ServerApp for Engine {
         let mut closing = self.closing.subscribe();
         let mut closing = pin!(closing.wait_for(|closing| *closing));
         let mut ticker = None;
-        let mut session = ServerSession::new_http1(stream);
+        // Boxed, because it is large and goes from hand to hand.
+        let mut session = Box::new(ServerSession::new_http1(stream));
         // How long a client may be silent is the connection's to say.
         session.set_keepalive(Some(0));
         loop {
@@ -42,7 +43,7 @@ impl ServerApp for Engine {
                 Ok(false) => return None,
                 // Boxed, as what is large and not for every request; so is what a connection has no use for while it waits.
                 Err(error) => {
-                    Box::pin(refuse_unread(session, &error)).await;
+                    Box::pin(refuse_unread(*session, &error)).await;
                     return None;
                 }
             }
@@ -52,7 +53,7 @@ impl ServerApp for Engine {
             let lease = Arc::<Lease>::default();
             let request = Box::pin(self.serve(session, Arc::clone(&lease), shutdown));
             let (stream, settings) = lease::hold(lease, &mut ticker, request).await?.consume();
-            session = ServerSession::new_http1(stream);
+            session = Box::new(ServerSession::new_http1(stream));
             if let Some(settings) = settings {
                 settings.apply_to_session(&mut session);
             }
@@ -64,7 +65,7 @@ impl Engine {
     /// Serves one request whose header is read; the connection, if it can have another.
     async fn serve(
         &self,
-        mut session: ServerSession,
+        mut session: Box<ServerSession>,
         lease: Arc<Lease>,
         shutdown: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
@@ -77,7 +78,9 @@ impl Engine {
             Ok(Progress::Answer(reply)) => {
                 gateway.announce_end(&mut session);
                 if has_said_all(&mut session, &ctx) {
-                    return answer_at_once(session, ctx, &reply).await;
+                    let settings = HttpPersistentSettings::for_session(&session);
+                    let ServerSession::H1(session) = *session else { return None };
+                    return answer_at_once(session.into_inner(), settings, ctx, &reply).await;
                 }
                 Box::pin(respond::send(&mut session, &reply, &ctx.request_id)).await.map_err(Error::into_down)
             }
@@ -100,11 +103,11 @@ impl Engine {
     /// decided.
     async fn hand_over(
         &self,
-        session: ServerSession,
+        session: Box<ServerSession>,
         ctx: Box<RequestContext>,
         shutdown: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
-        let ServerSession::H1(session) = session else { return None };
+        let ServerSession::H1(session) = *session else { return None };
         let mut session = ServerSession::new_http1(Guarded::rewound(session.into_inner())?);
         session.set_connection_user_context(Some(ctx));
         self.streams.0.process_new_http(session, shutdown).await
@@ -132,14 +135,12 @@ fn has_said_all(session: &mut ServerSession, ctx: &RequestContext) -> bool {
 
 /// Answers a request that has said all. Floods are made of those we refuse: the answer is written in one piece.
 async fn answer_at_once(
-    session: ServerSession,
+    mut stream: Stream,
+    settings: HttpPersistentSettings,
     mut ctx: Box<RequestContext>,
     reply: &Reply,
 ) -> Option<ReusedHttpStream> {
     let answer = respond::written(reply, &ctx.request_id, true);
-    let settings = HttpPersistentSettings::for_session(&session);
-    let ServerSession::H1(session) = session else { return None };
-    let mut stream = session.into_inner();
     stream.write_all(&answer).await.ok()?;
     stream.flush().await.ok()?;
     // It tells of itself as it goes.
