@@ -28,6 +28,17 @@ const HEADER_TOO_LARGE: u16 = 431;
 const COMMON_CODES: [u16; 17] =
     [200, 201, 202, 204, 301, 302, 304, 400, 401, 403, 404, 429, CLIENT_GONE, 500, 502, 503, 504];
 
+/// Reasons common enough, in good times or in a flood, to deserve one too.
+const COMMON_REASONS: [Reason; 7] = [
+    Reason::Ok,
+    Reason::Anonymous,
+    Reason::NoToken,
+    Reason::MalformedToken,
+    Reason::UnknownKey,
+    Reason::BadSignature,
+    Reason::Expired,
+];
+
 /// What the policy decided (label `outcome`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DecisionOutcome {
@@ -210,7 +221,7 @@ impl Metrics {
             seconds: self.0.request_seconds.with_label_values(&[name]),
             spoofed: self.0.spoofed.with_label_values(&[name]),
             codes: Default::default(),
-            allowed: OnceLock::new(),
+            decisions: Default::default(),
         }
     }
 
@@ -334,8 +345,9 @@ pub struct RouteMetrics {
     seconds: Histogram,
     spoofed: IntCounter,
     codes: [OnceLock<IntCounter>; COMMON_CODES.len()],
-    /// The issuer first seen on this route and its counter of plain permits: most routes have just one.
-    allowed: OnceLock<(String, IntCounter)>,
+    /// For each common reason the issuer and the outcome first seen with it on this route, and their counter: most
+    /// routes have just one of each.
+    decisions: [OnceLock<(String, DecisionOutcome, IntCounter)>; COMMON_REASONS.len()],
 }
 
 impl RouteMetrics {
@@ -365,13 +377,13 @@ impl RouteMetrics {
                 reason.as_str(),
             ])
         };
-        if outcome == DecisionOutcome::Allow && reason == Reason::Ok {
-            let (first, counter) = self.allowed.get_or_init(|| (issuer.to_owned(), resolve()));
-            if first == issuer {
-                return counter.inc();
-            }
+        let cell = COMMON_REASONS.iter().position(|common| *common == reason);
+        let cell = cell.and_then(|at| self.decisions.get(at));
+        let known = cell.map(|cell| cell.get_or_init(|| (issuer.to_owned(), outcome, resolve())));
+        match known {
+            Some((first, same, counter)) if first == issuer && *same == outcome => counter.inc(),
+            _ => resolve().inc(),
         }
-        resolve().inc();
     }
 
     /// A request was ended in the middle, for this reason.
@@ -403,14 +415,20 @@ mod tests {
         route.answered(418, Duration::from_millis(3));
         route.decided("corp", DecisionOutcome::Allow, Reason::Ok);
         route.decided("other", DecisionOutcome::Allow, Reason::Ok);
-        route.decided("", DecisionOutcome::Deny, Reason::NoToken);
+        for _ in 0..2 {
+            route.decided("", DecisionOutcome::Deny, Reason::NoToken);
+            route.decided("", DecisionOutcome::WouldDeny, Reason::NoToken);
+            route.decided("corp", DecisionOutcome::Deny, Reason::InsufficientScope);
+        }
         let text = String::from_utf8(metrics.render().unwrap()).unwrap();
         for line in [
             "portcullis_requests_total{code=\"200\",route=\"orders\"} 1",
             "portcullis_requests_total{code=\"418\",route=\"orders\"} 1",
             "portcullis_auth_decisions_total{issuer=\"corp\",outcome=\"allow\",reason=\"ok\",route=\"orders\"} 1",
             "portcullis_auth_decisions_total{issuer=\"other\",outcome=\"allow\",reason=\"ok\",route=\"orders\"} 1",
-            "portcullis_auth_decisions_total{issuer=\"\",outcome=\"deny\",reason=\"no_token\",route=\"orders\"} 1",
+            "portcullis_auth_decisions_total{issuer=\"\",outcome=\"deny\",reason=\"no_token\",route=\"orders\"} 2",
+            "portcullis_auth_decisions_total{issuer=\"\",outcome=\"would_deny\",reason=\"no_token\",route=\"orders\"} 2",
+            "portcullis_auth_decisions_total{issuer=\"corp\",outcome=\"deny\",reason=\"insufficient_scope\",route=\"orders\"} 2",
             "portcullis_connections 0",
         ] {
             assert!(text.contains(line), "{line} missing in\n{text}");
