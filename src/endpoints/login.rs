@@ -17,8 +17,6 @@ use http::{HeaderMap, header};
 /// The longest password, in bytes; never shortened, so a longer one is refused.
 const MAX_PASSWORD: usize = 1024;
 const MAX_DEVICE: usize = 200;
-/// How often a login opens a session, as long as each is ended before the answer.
-const OPENINGS: usize = 2;
 
 impl Endpoints {
     pub(super) async fn login(&self, request: &EndpointRequest<'_>, body: &Body) -> Result<Handled, Refused> {
@@ -38,12 +36,13 @@ impl Endpoints {
             Ok(Some(identity)) => {
                 // Together: a store that hangs costs one deadline.
                 let given_back = throttle.give_back(taken, Acquittal::Right);
-                tokio::join!(self.begin(request, &identity, delivery), given_back).0
+                let opened = tokio::join!(self.open(request, identity, delivery), given_back).0?;
+                match opened {
+                    Some(handled) => Ok(handled),
+                    None => self.login_again(request, self::credentials(&fields)?, delivery).await,
+                }
             }
-            Ok(None) => {
-                let audit = Self::audit(AuditAction::LoginFailed, request, None, None);
-                Err(Refused::noted(Fault::InvalidCredentials, SessionEvent::LoginFailed, Some(audit)))
-            }
+            Ok(None) => Err(wrong(request)),
             // A password may have been tried all the same: the throttle has to know.
             Err(DirectoryError::Unclear(_)) => Err(Fault::Unavailable.into()),
             Err(DirectoryError::Unanswered(_)) => {
@@ -57,27 +56,28 @@ impl Endpoints {
         }
     }
 
-    /// Opens a session; anew where it was ended before the answer, so that a login which a logout-all
-    /// overtakes comes after it, as a client would have it by trying again.
-    async fn begin(
+    /// The same once more for a user who was logged out everywhere before the answer: as if the client had come
+    /// again. Whatever ended the sessions may have changed the password or closed the account as well.
+    async fn login_again(
         &self,
         request: &EndpointRequest<'_>,
-        identity: &Identity,
+        credentials: Credentials,
         delivery: Delivery,
     ) -> Result<Handled, Refused> {
-        for _ in 0..OPENINGS {
-            if let Some(handled) = self.open(request, identity, delivery).await? {
-                return Ok(handled);
+        match self.parts.directory.authenticate(credentials).await {
+            Ok(Some(identity)) => {
+                self.open(request, identity, delivery).await?.ok_or_else(|| Fault::Unavailable.into())
             }
+            Ok(None) => Err(wrong(request)),
+            Err(_) => Err(Fault::Unavailable.into()),
         }
-        Err(Fault::Unavailable.into())
     }
 
-    /// Opens a session; `None` if it was ended in the meantime.
+    /// Opens a session; `None` if its user was logged out everywhere before the answer.
     async fn open(
         &self,
         request: &EndpointRequest<'_>,
-        identity: &Identity,
+        identity: Identity,
         delivery: Delivery,
     ) -> Result<Option<Handled>, Refused> {
         let now = self.parts.clock.now();
@@ -90,8 +90,8 @@ impl Endpoints {
             id,
             user,
             secret_hash: secret_hash(&secret),
-            subject: identity.subject.clone(),
-            claims: identity.claims.clone(),
+            subject: identity.subject,
+            claims: identity.claims,
             delivery,
             absolute_expiry,
             device: device(request.headers),
@@ -104,14 +104,23 @@ impl Endpoints {
         }
 
         let session = opened.session;
-        if self.parts.revocations.is_revoked(&session.reference()) {
-            return Ok(None);
-        }
         let token = self.parts.tokens.mint(id, user, &secret, delivery, absolute_expiry, session.generation);
         let reply = self.grant(&session, &session.claims, Some(&token), now).await?;
+        let revocations = &self.parts.revocations;
+        if revocations.known_epoch(user) > session.epoch {
+            return Ok(None);
+        }
+        if revocations.is_revoked(&session.reference()) {
+            return Err(Fault::Unavailable.into());
+        }
         let audit = Self::audit(AuditAction::LoginOk, request, Some(session.subject), Some(id));
         Ok(Some(Handled { reply, event: Some(SessionEvent::LoginOk), audit: Some(audit) }))
     }
+}
+
+fn wrong(request: &EndpointRequest<'_>) -> Refused {
+    let audit = Endpoints::audit(AuditAction::LoginFailed, request, None, None);
+    Refused::noted(Fault::InvalidCredentials, SessionEvent::LoginFailed, Some(audit))
 }
 
 fn credentials(fields: &Fields) -> Result<Credentials, Fault> {

@@ -3,7 +3,7 @@
 use super::super::Body;
 use super::super::event::{AuditAction, SessionEvent};
 use super::super::settings::{DeliveryRule, Naming};
-use super::rig::{Call, OWN, PARTNER, PASSWORD, Rig, call, login, post};
+use super::rig::{Call, OWN, Overtake, PARTNER, PASSWORD, Rig, call, login, post};
 use serde_json::{Value, json};
 
 fn members(body: &Value) -> Vec<&str> {
@@ -203,16 +203,32 @@ async fn with_the_store_down_nothing_is_handed_out() {
 #[tokio::test]
 async fn a_login_that_a_logout_all_overtakes_comes_after_it() {
     let rig = Rig::new();
+    let logout_all = Overtake::LogoutAll(rig.parts.revocations.clone());
     let earlier = rig.login("alice").await;
-    rig.store.overtake(1, &rig.parts.revocations);
+    let asked = rig.directory.asked();
+    rig.store.overtake(1, logout_all.clone());
     let tokens = rig.login("alice").await;
+    assert_eq!(rig.directory.asked(), asked + 2, "the password is judged again");
     assert!(rig.is_good(&tokens.access).await && !rig.is_good(&earlier.access).await);
     let list = rig.send(call("GET", "/auth/sessions").bearer(&tokens.access)).await.expect(200);
     assert_eq!(list.body["sessions"].as_array().unwrap().len(), 1);
     // Whoever is logged out time and again is told to try again.
-    rig.store.overtake(2, &rig.parts.revocations);
+    rig.store.overtake(2, logout_all);
     rig.send(login("alice", PASSWORD)).await.refused(503, "temporarily_unavailable");
     rig.send(login("alice", PASSWORD)).await.expect(200);
+}
+
+#[tokio::test]
+async fn no_login_outlives_what_closed_its_account_or_removed_its_session() {
+    let rig = Rig::new();
+    rig.store.overtake(1, Overtake::Removal(rig.parts.revocations.clone()));
+    rig.send(login("alice", PASSWORD)).await.refused(503, "temporarily_unavailable");
+    rig.store.overtake(1, Overtake::Closing(rig.parts.revocations.clone(), rig.directory.clone()));
+    let answer = rig.send(login("alice", PASSWORD)).await.refused(401, "invalid_credentials");
+    assert_eq!(
+        (answer.event, answer.audit),
+        (Some(SessionEvent::LoginFailed), Some(AuditAction::LoginFailed))
+    );
 }
 
 #[tokio::test]

@@ -335,6 +335,15 @@ impl Answer {
     }
 }
 
+/// What overtakes a login, and who hears of it.
+#[derive(Clone)]
+pub(super) enum Overtake {
+    LogoutAll(Arc<Revocations>),
+    Removal(Arc<Revocations>),
+    /// The directory knows nobody any more, and the user is logged out everywhere.
+    Closing(Arc<Revocations>, Arc<Breakable<FileDirectory>>),
+}
+
 /// Something that can be made to fail, and counts how often it was asked.
 pub(super) struct Breakable<T> {
     inner: T,
@@ -342,27 +351,29 @@ pub(super) struct Breakable<T> {
     /// How often it may still be asked until it is down.
     still: AtomicUsize,
     asked: AtomicUsize,
-    /// How many of the next sessions are ended as soon as they are open, and who hears of it.
-    overtaken: Mutex<Option<(usize, Arc<Revocations>)>>,
+    /// How many of the next sessions are ended as soon as they are open, and by what.
+    overtaken: Mutex<Option<(usize, Overtake)>>,
+    /// For a directory: it knows nobody.
+    empty: AtomicBool,
 }
 
 impl<T> Breakable<T> {
     fn new(inner: T) -> Self {
         let still = AtomicUsize::new(usize::MAX);
-        let overtaken = Mutex::default();
-        Self { inner, down: AtomicBool::new(false), still, asked: AtomicUsize::new(0), overtaken }
+        let (down, asked, overtaken) = (AtomicBool::new(false), AtomicUsize::new(0), Mutex::default());
+        Self { inner, down, still, asked, overtaken, empty: AtomicBool::new(false) }
     }
 
-    /// The users of the next `logins` log out everywhere before these are answered.
-    pub(super) fn overtake(&self, logins: usize, heard_by: &Arc<Revocations>) {
-        *self.overtaken.lock().unwrap() = Some((logins, Arc::clone(heard_by)));
+    /// Something happens to the sessions of the next `logins` before these are answered.
+    pub(super) fn overtake(&self, logins: usize, by: Overtake) {
+        *self.overtaken.lock().unwrap() = Some((logins, by));
     }
 
-    fn overtaker(&self) -> Option<Arc<Revocations>> {
+    fn overtaker(&self) -> Option<Overtake> {
         let mut overtaken = self.overtaken.lock().unwrap();
-        let (left, heard_by) = overtaken.as_mut()?;
+        let (left, by) = overtaken.as_mut()?;
         *left = left.checked_sub(1)?;
-        Some(Arc::clone(heard_by))
+        Some(by.clone())
     }
 
     pub(super) fn down_after(&self, questions: usize) {
@@ -371,6 +382,10 @@ impl<T> Breakable<T> {
 
     pub(super) fn down(&self, down: bool) {
         self.down.store(down, Ordering::SeqCst);
+    }
+
+    fn forget(&self) {
+        self.empty.store(true, Ordering::SeqCst);
     }
 
     pub(super) fn asked(&self) -> usize {
@@ -406,8 +421,20 @@ impl SessionStore for Breakable<EmbeddedStore> {
     async fn open(&self, new: NewSession) -> Result<Opened, StoreError> {
         let (user, store) = (new.user, self.up()?);
         let opened = store.open(new).await?;
-        if let Some(heard_by) = self.overtaker() {
-            heard_by.user_ended(user, store.end_all(user).await?.epoch, opened.session.created);
+        let (session, at) = (opened.session.id, opened.session.created);
+        match self.overtaker() {
+            Some(Overtake::LogoutAll(heard_by)) => {
+                heard_by.user_ended(user, store.end_all(user).await?.epoch, at);
+            }
+            Some(Overtake::Removal(heard_by)) => {
+                store.end(user, session, EndReason::Removed).await?;
+                heard_by.session_ended(user, session, at);
+            }
+            Some(Overtake::Closing(heard_by, directory)) => {
+                directory.forget();
+                heard_by.user_ended(user, store.end_all(user).await?.epoch, at);
+            }
+            None => {}
         }
         Ok(opened)
     }
@@ -452,6 +479,9 @@ impl SessionStore for Breakable<EmbeddedStore> {
 #[async_trait]
 impl UserDirectory for Breakable<FileDirectory> {
     async fn authenticate(&self, credentials: Credentials) -> Result<Option<Identity>, DirectoryError> {
+        if self.empty.load(Ordering::SeqCst) {
+            return Ok(None);
+        }
         if self.is_up() { self.inner.authenticate(credentials).await } else { Err(DirectoryError::Busy) }
     }
 

@@ -7,7 +7,7 @@ local now = tonumber(ARGV[1]) or server_now
 
 -- Lua would write a large number in scientific notation.
 local function int(number)
-  return string.format('%d', number)
+  return string.format('%.0f', number)
 end
 
 -- A session is one string: a state of fixed length, and behind it, while the session lives, its details as
