@@ -3,7 +3,8 @@
 use super::super::Body;
 use super::super::event::{AuditAction, SessionEvent};
 use super::super::settings::{DeliveryRule, Naming};
-use super::rig::{Call, OWN, Overtake, PARTNER, PASSWORD, Rig, call, login, post};
+use super::breakable::Overtake;
+use super::rig::{Call, OWN, PARTNER, PASSWORD, Rig, call, login, post};
 use serde_json::{Value, json};
 
 fn members(body: &Value) -> Vec<&str> {
