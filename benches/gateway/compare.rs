@@ -96,7 +96,6 @@ impl Comparison<'_> {
                 // Whoever lets everything through answers 200.
                 let status = if peers[turn] == Peer::Passthrough { 200 } else { case.status };
                 let cost = self.cost(&running[turn], case, status, pair);
-                // The first run fills caches and pools.
                 if pair > 0 {
                     costs[turn].push(cost);
                 }
@@ -115,10 +114,12 @@ impl Comparison<'_> {
         );
     }
 
-    /// Microseconds of CPU time per request.
+    /// Microseconds of CPU time per request. The first run fills caches and pools: it has every token that comes again.
+    /// Each other goes on where the one before it ended, so that all of them come in turn.
     fn cost(&self, running: &Running, case: &Case, status: u16, pair: usize) -> f64 {
-        let requests = self.requests / case.share;
-        let first = if case.once { pair * requests } else { 0 };
+        let usual = self.requests / case.share;
+        let requests = if pair == 0 && !case.once { usual.max(case.tokens.len()) } else { usual };
+        let first = pair * usual;
         let before = running.cpu();
         let run = Run {
             port: running.port,

@@ -11,7 +11,7 @@ use crate::outbound::Client;
 use crate::panics::{Place, keep_up};
 use crate::token::assertion::Assertions;
 use crate::token::signer::Signer;
-use crate::token::verified_cache::{Lookup, VerifiedCache};
+use crate::token::verified_cache::{Lookup, VERIFIED_CACHE_BYTES, VerifiedCache};
 use crate::token::verifier::{OwnIssuer, Verifier};
 use futures_util::future::join_all;
 use std::collections::HashMap;
@@ -21,9 +21,6 @@ use tokio::runtime::Handle;
 
 /// How long a new configuration waits for addresses.
 const RESOLUTION: Duration = Duration::from_secs(5);
-
-/// Memory of verified tokens, in bytes.
-const VERIFIED_CACHE_BYTES: u64 = 32 * 1024 * 1024;
 
 /// Memory of assertions, in bytes.
 const ASSERTION_CACHE_BYTES: u64 = 16 * 1024 * 1024;

@@ -4,6 +4,7 @@
 use super::claims::VerifiedClaims;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{Equivalent, Weighter};
+use serde_json::Value;
 use std::fmt;
 use std::hash::{Hash, Hasher, RandomState};
 use std::sync::Arc;
@@ -45,17 +46,42 @@ pub(super) struct Entry {
     pub(super) issuer: usize,
     /// Which generation of that issuer's keys.
     pub(super) generation: u64,
+    /// The memory that it takes, about.
+    bytes: u64,
+}
+
+impl Entry {
+    pub(super) fn new(claims: Arc<VerifiedClaims>, verifier: u64, issuer: usize, generation: u64) -> Self {
+        let own: usize = claims.all().iter().map(member).sum();
+        // Claims come up again as strings and as header values.
+        let bytes = (ENTRY_BYTES + 2 * own) as u64;
+        Self { claims, verifier, issuer, generation, bytes }
+    }
+}
+
+/// What one entry takes beside its claims and the token's text.
+const ENTRY_BYTES: usize = 700;
+
+fn member((name, value): (&String, &Value)) -> usize {
+    size_of_val(name) + name.len() + size_of_val(value) + heap(value)
+}
+
+/// What a claim takes beside the value itself.
+fn heap(value: &Value) -> usize {
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+        Value::String(text) => text.len(),
+        Value::Array(elements) => elements.iter().map(|element| size_of_val(element) + heap(element)).sum(),
+        Value::Object(members) => members.iter().map(member).sum(),
+    }
 }
 
 #[derive(Clone)]
 struct Weight;
 
-/// What one entry costs beside the token's text, which comes up again as JSON values, strings and headers.
-const ENTRY_BYTES: u64 = 700;
-
 impl Weighter<Token, Entry> for Weight {
-    fn weight(&self, token: &Token, _: &Entry) -> u64 {
-        token.0.len() as u64 * 6 + ENTRY_BYTES
+    fn weight(&self, token: &Token, entry: &Entry) -> u64 {
+        token.0.len() as u64 + entry.bytes
     }
 }
 
@@ -84,6 +110,9 @@ impl Equivalent<Token> for Sought<'_> {
         *self.0 == *token.0
     }
 }
+
+/// What a gateway's verified tokens may take together, in bytes: enough for some 19,000 of 800 bytes each.
+pub const VERIFIED_CACHE_BYTES: u64 = 64 * 1024 * 1024;
 
 impl VerifiedCache {
     /// A cache of about `max_bytes` bytes; zero keeps nothing.
@@ -136,7 +165,7 @@ mod tests {
 
     fn entry(subject: &str) -> Entry {
         let claims = Arc::new(VerifiedClaims::sample("corp", &json!({ "sub": subject })));
-        Entry { claims, verifier: 0, issuer: 0, generation: 0 }
+        Entry::new(claims, 0, 0, 0)
     }
 
     #[test]
@@ -151,6 +180,44 @@ mod tests {
         }
         for other in ["", "x", &end, &format!("c{end}"), &format!("a{end}x"), &format!("A{end}")] {
             assert!(cache.get(other.as_bytes(), |_| true).is_none(), "{other}");
+        }
+    }
+
+    #[test]
+    fn ten_thousand_usual_tokens_come_again_without_a_miss() {
+        let cache = cache(VERIFIED_CACHE_BYTES);
+        let all = 0..10_000;
+        let (text, end) = ("x".repeat(750), "y".repeat(20));
+        let token = |number| format!("{text}{number:020}{end}");
+        let usual = json!({
+            "iss": "https://id.example.com/realms/staff", "sub": "5a0f1d0e-4a34-4c4b-9d0c-1f8f5e6d7c8b",
+            "aud": ["api", "orders"], "exp": 1_800_000_300, "iat": 1_800_000_000,
+            "jti": "b5a1d5a8-9a3a-4a71-8f6e-000000000000", "client_id": "orders-web", "tenant": "t-42",
+            "scope": "openid profile orders:read orders:write", "email": "user-0000001@example.com",
+            "roles": ["clerk", "beta"],
+        });
+        let claims = Arc::new(VerifiedClaims::sample("corp", &usual));
+        for number in all.clone() {
+            cache.insert(&token(number), Entry::new(Arc::clone(&claims), 0, 0, 0));
+        }
+        let missed = all.filter(|number| cache.get(token(*number).as_bytes(), |_| true).is_none()).count();
+        assert_eq!(missed, 0, "{cache:?}");
+    }
+
+    #[test]
+    fn what_a_token_says_counts_wherever_it_stands() {
+        let bytes =
+            |claims: Value| Entry::new(Arc::new(VerifiedClaims::sample("corp", &claims)), 0, 0, 0).bytes;
+        let none = bytes(json!({}));
+        for claims in [
+            json!({"a": "x".repeat(1000)}),
+            json!({"a": ["x".repeat(1000)]}),
+            json!({"a": {"b": {"c": "x".repeat(1000)}}}),
+            json!({"x".repeat(1000): 1}),
+            json!({"a": vec![0; 40]}),
+            json!({"a": vec![json!({}); 40]}),
+        ] {
+            assert!(bytes(claims.clone()) >= none + 2000, "{claims}");
         }
     }
 

@@ -136,8 +136,7 @@ impl Verifier {
         let index = candidate.issuer;
         let vouched = issuer.vouch(candidate, self.cache.number());
         let claims = Arc::new(vouched.map_err(|reason| refuse(reason, Some(issuer)))?);
-        let verifier = self.number;
-        self.cache.insert(token, Entry { claims: Arc::clone(&claims), verifier, issuer: index, generation });
+        self.cache.insert(token, Entry::new(Arc::clone(&claims), self.number, index, generation));
         Ok(claims)
     }
 
