@@ -2,6 +2,7 @@
 //! and whether there may be another.
 
 use super::context::RequestContext;
+use super::snapshot::ServedRoute;
 use super::turns;
 use super::upstream::{Order, Target, Upstream};
 use http::Method;
@@ -55,13 +56,13 @@ impl Attempt {
         self.order = order;
     }
 
-    /// Begins the next attempt; `None` while the upstream has no address.
-    pub(super) fn next(&mut self, upstream: &Upstream) -> Option<Arc<Target>> {
+    /// Begins the next attempt at `now`; `None` while the upstream has no address.
+    pub(super) fn next(&mut self, upstream: &Upstream, now: Instant) -> Option<Arc<Target>> {
         self.tried.extend(self.target.take());
-        let target = upstream.target(self.order, &self.tried)?;
+        let target = upstream.target(self.order, &self.tried, now)?;
         self.begun += 1;
         self.target = Some(Arc::clone(&target));
-        self.picked = Some(Instant::now());
+        self.picked = Some(now);
         Some(target)
     }
 
@@ -121,20 +122,26 @@ impl Attempt {
 }
 
 impl RequestContext {
-    /// The peer of the next attempt.
-    pub(super) fn next_peer(&mut self) -> Result<HttpPeer> {
+    /// Begins the next attempt at `now`: its target, and the route.
+    pub(super) fn next_target(&mut self, now: Instant) -> Result<(Arc<Target>, Arc<ServedRoute>)> {
         let Some(served) = self.route.as_ref().filter(|_| self.permit.is_some()) else {
             return Error::e_explain(ErrorType::InternalError, "no permit");
         };
-        let Some(target) = self.attempt.next(&served.upstream) else {
+        let Some(target) = self.attempt.next(&served.upstream, now) else {
             return Error::e_explain(ErrorType::HTTPStatus(502), "no address of the upstream is known");
         };
         let timeouts = &served.route.timeouts;
-        let mut peer = served.upstream.peer(&target, timeouts);
+        self.lease.expect_answer(timeouts.connect + timeouts.read);
+        Ok((target, Arc::clone(served)))
+    }
+
+    /// The same for the engine: the peer of the next attempt.
+    pub(super) fn next_peer(&mut self) -> Result<HttpPeer> {
+        let (target, served) = self.next_target(Instant::now())?;
+        let mut peer = served.upstream.peer(&target, &served.route.timeouts);
         if self.upgrade {
             turns::take(&mut peer);
         }
-        self.lease.expect_answer(timeouts.connect + timeouts.read);
         Ok(peer)
     }
 

@@ -5,6 +5,7 @@ use super::lease::Lease;
 use super::rate::Standing;
 use super::report::Reporter;
 use super::snapshot::{ServedRoute, Snapshot};
+use crate::clock::Timestamp;
 use crate::metrics::DecisionOutcome;
 use crate::policy::Permit;
 use crate::policy::forward::Unforwardable;
@@ -22,6 +23,8 @@ use std::time::Instant;
 pub struct RequestContext {
     /// When the header was complete.
     pub(super) started: Instant,
+    /// By which time its token was judged, if it has one.
+    pub(super) judged: Option<Timestamp>,
     /// The configuration this request sees throughout.
     pub(super) snapshot: Arc<Snapshot>,
     pub(super) request_id: String,
@@ -82,6 +85,7 @@ impl RequestContext {
     pub(super) fn new(snapshot: Arc<Snapshot>, reporter: Arc<Reporter>, lease: Arc<Lease>) -> Self {
         Self {
             started: Instant::now(),
+            judged: None,
             snapshot,
             request_id: String::new(),
             span: None,

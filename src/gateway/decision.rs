@@ -14,6 +14,7 @@ use crate::reason::Reason;
 use crate::token::assertion::{Addressee, AssertionError};
 use crate::token::bearer::{self, Bearer};
 use http::Method;
+use http::header::AUTHORIZATION;
 use pingora_core::protocols::http::server::Session;
 use std::sync::Arc;
 
@@ -103,9 +104,15 @@ impl Gateway {
         if requirement.mode == Mode::Public {
             return Caller::Anonymous;
         }
-        let (headers, now) = (&session.req_header().headers, self.clock.now());
+        let headers = &session.req_header().headers;
+        let unread = bearer::unread(headers);
+        if unread.is_none() && !headers.contains_key(AUTHORIZATION) {
+            return Caller::Anonymous;
+        }
+        let now = self.clock.now();
+        ctx.judged = Some(now);
         // A token that was verified before, under this configuration, was also found well-formed then.
-        let known = bearer::unread(headers).and_then(|token| ctx.snapshot.verifier.known(token, now));
+        let known = unread.and_then(|token| ctx.snapshot.verifier.known(token, now));
         let verified = match known {
             Some(claims) => Ok(claims),
             None => match bearer::find(headers, ctx.snapshot.limits.token_bytes) {

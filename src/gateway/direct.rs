@@ -3,6 +3,7 @@
 //! such a request costs.
 
 use super::context::RequestContext;
+use super::settings::UpstreamTimeouts;
 use super::{Gateway, outgoing, proxy};
 use bytes::Bytes;
 use http::{StatusCode, Version, header};
@@ -11,9 +12,12 @@ use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::HttpTask;
 use pingora_core::protocols::http::server::Session;
 use pingora_core::protocols::http::v1::client::HttpSession;
-use pingora_core::upstreams::peer::{HttpPeer, Peer as _};
+use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorType, OrErr as _, Result};
 use pingora_http::ResponseHeader;
+use std::pin::pin;
+use std::task::Poll;
+use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt as _;
 
 impl Gateway {
@@ -35,21 +39,30 @@ impl Gateway {
         ctx: &mut RequestContext,
     ) -> Result<()> {
         loop {
-            let peer = ctx.next_peer()?;
-            let (error, again) = match connection(connector, &peer).await {
+            let now = Instant::now();
+            let (target, served) = ctx.next_target(now)?;
+            let timeouts = &served.route.timeouts;
+            let kept = target.take_idle(now);
+            let reused = kept.is_some();
+            let connected = match kept {
+                Some(stream) => Ok(stream),
+                // Boxed, so that what few requests do makes no request's future larger.
+                None => Box::pin(connect(connector, served.upstream.peer(&target, timeouts))).await,
+            };
+            let (error, again) = match connected {
                 Err(mut error) => {
                     error.as_up();
                     (error, ctx.unconnected(session))
                 }
-                Ok((stream, reused)) => match self.exchange(stream, session, ctx).await {
+                Ok(stream) => match self.exchange(stream, timeouts, session, ctx).await {
                     Ok(stream) => {
                         if let Some(stream) = stream {
-                            connector.release_stream(stream, peer.reuse_hash(), peer.idle_timeout());
+                            target.keep_idle(stream, timeouts.idle);
                         }
                         return Ok(());
                     }
                     Err(error) => {
-                        let error = error.more_context(format!("upstream {peer}"));
+                        let error = error.more_context(format!("upstream {}", target.address));
                         let again = ctx.broken(&error, reused, session);
                         (error, again)
                     }
@@ -65,15 +78,12 @@ impl Gateway {
     async fn exchange(
         &self,
         mut stream: Stream,
+        timeouts: &UpstreamTimeouts,
         session: &mut Session,
         ctx: &mut RequestContext,
     ) -> Result<Option<Stream>> {
-        let timeouts = ctx.route.as_ref().map(|served| served.route.timeouts);
-        let timeouts = timeouts.ok_or_else(|| Error::explain(ErrorType::InternalError, "no route"))?;
         let head = outgoing::head(session, ctx, self.own.as_ref().map(|own| &own.cookie))?;
-        let sent = tokio::time::timeout(timeouts.write, send(&mut stream, &head)).await;
-        sent.unwrap_or_else(|_| Error::e_explain(ErrorType::WriteTimedout, "sending the request"))
-            .map_err(Error::into_up)?;
+        send(&mut stream, &head, timeouts.write).await.map_err(Error::into_up)?;
         let mut upstream = HttpSession::new(stream);
         upstream.read_timeout = Some(timeouts.read);
         loop {
@@ -129,18 +139,22 @@ impl Gateway {
     }
 }
 
-/// A connection, and whether it has served a request before.
-async fn connection(connector: &TransportConnector, peer: &HttpPeer) -> Result<(Stream, bool)> {
-    match connector.reused_stream(peer).await {
-        Some(stream) => Ok((stream, true)),
-        // Boxed, so that what few requests do makes no request's future larger.
-        None => Box::pin(connector.new_stream(peer)).await.map(|stream| (stream, false)),
-    }
+async fn connect(connector: &TransportConnector, peer: HttpPeer) -> Result<Stream> {
+    connector.new_stream(&peer).await
 }
 
-async fn send(stream: &mut Stream, head: &[u8]) -> Result<()> {
-    stream.write_all(head).await.or_err(ErrorType::WriteError, "sending the request")?;
-    stream.flush().await.or_err(ErrorType::WriteError, "sending the request")
+async fn send(stream: &mut Stream, head: &[u8], limit: Duration) -> Result<()> {
+    let mut sending = pin!(async {
+        stream.write_all(head).await.or_err(ErrorType::WriteError, "sending the request")?;
+        stream.flush().await.or_err(ErrorType::WriteError, "sending the request")
+    });
+    // A timer is for those that have to wait.
+    match futures_util::poll!(&mut sending) {
+        Poll::Ready(sent) => sent,
+        Poll::Pending => tokio::time::timeout(limit, sending)
+            .await
+            .unwrap_or_else(|_| Error::e_explain(ErrorType::WriteTimedout, "sending the request")),
+    }
 }
 
 /// Whether a final response has a body that ends with the upstream's connection.

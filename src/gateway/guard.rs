@@ -215,7 +215,8 @@ impl Guarded {
             // The time that runs since the accept goes on.
             Phase::New => self.due.0 = Phase::Header,
             Phase::Idle => {
-                self.due = (Phase::Header, Instant::now() + self.bounds.header);
+                // The header's time is set once more of it has to be waited for.
+                self.due.0 = Phase::Off;
                 self.arrived = Arrived::default();
                 self.block.clear();
             }

@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 use std::time::Duration;
+use tokio::task::coop::unconstrained;
 use tokio::time::{Instant, Sleep};
 
 /// When a request is to be looked at. A connection's requests leave it to each other as it is: to set a timer for
@@ -81,6 +82,8 @@ impl Default for Deadline {
 /// What a permit says about its end.
 struct Terms {
     clock: Arc<dyn Clock>,
+    /// When the request came, or its token was judged: not later than now.
+    granted: (Instant, Timestamp),
     /// When the token expires, if there is one.
     until: Option<Timestamp>,
     /// The session whose end is the token's, and who knows of it.
@@ -132,8 +135,7 @@ impl Lease {
     }
 
     /// Why it has to end now.
-    fn judge(&self, terms: &Terms) -> Option<Reason> {
-        let now = terms.clock.now();
+    fn judge(&self, terms: &Terms, now: Timestamp) -> Option<Reason> {
         if terms.until.is_some_and(|until| until <= now) {
             return Some(Reason::Expired);
         }
@@ -147,9 +149,9 @@ impl Lease {
     }
 
     /// Until the next look.
-    fn pause(&self, terms: &Terms) -> Duration {
+    fn pause(&self, terms: &Terms, now: Timestamp) -> Duration {
         let often = terms.session.is_some() || terms.body_timeout.is_some() || self.answer.is_set();
-        let left = terms.until.map_or(Duration::MAX, |until| until.since(terms.clock.now()));
+        let left = terms.until.map_or(Duration::MAX, |until| until.since(now));
         left.min(if often { TICK } else { LONGEST_PAUSE }).max(Duration::from_millis(1))
     }
 
@@ -157,20 +159,18 @@ impl Lease {
     async fn over(&self, ticker: &mut Option<Ticker>) -> (Reason, &Terms) {
         // Terms are set while the request is polled, which is before this is.
         let terms = std::future::poll_fn(|_| self.terms.get().map_or(Poll::Pending, Poll::Ready)).await;
+        // At first by the time of the grant: what there was to do since then makes the first look come too soon.
+        let (mut now, mut clock_now) = terms.granted;
         loop {
-            let now = Instant::now();
-            let next = now + self.pause(terms);
+            let next = now + self.pause(terms, clock_now);
             let ticker = ticker.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(next)));
             if ticker.deadline() <= now || ticker.deadline() > next {
                 ticker.as_mut().reset(next);
             }
-            // By the clock too: the timer says nothing to a task that always has something to do.
-            std::future::poll_fn(|cx| match ticker.as_mut().poll(cx) {
-                Poll::Pending if Instant::now() < ticker.deadline() => Poll::Pending,
-                _ => Poll::Ready(()),
-            })
-            .await;
-            if let Some(reason) = self.judge(terms) {
+            // Else it would say nothing to a task that always has something to do.
+            unconstrained(ticker).await;
+            (now, clock_now) = (Instant::now(), terms.clock.now());
+            if let Some(reason) = self.judge(terms, clock_now) {
                 return (reason, terms);
             }
         }
@@ -197,6 +197,7 @@ impl Gateway {
         let heeded = claims.filter(|_| requirement.revocation != RevocationMode::Off);
         let own = heeded.and_then(|claims| claims.session()).copied().zip(self.sessions.as_ref());
         ctx.lease.grant(Terms {
+            granted: (ctx.started.into(), ctx.judged.unwrap_or_else(|| self.clock.now())),
             clock: Arc::clone(&self.clock),
             until: claims.map(|claims| claims.good_until()),
             session: own.map(|(session, sessions)| (session, Arc::clone(&sessions.revocations))),
@@ -242,6 +243,7 @@ mod tests {
         let lease = Arc::new(Lease::default());
         lease.grant(Terms {
             clock: Arc::new(SystemClock),
+            granted: (Instant::now(), SystemClock.now()),
             until: Some(SystemClock.now().plus(Duration::from_millis(50))),
             session: None,
             awaits_answer: false,

@@ -3,6 +3,7 @@
 mod balance;
 mod check;
 mod health;
+mod idle;
 mod resolve;
 mod trust;
 
@@ -11,6 +12,7 @@ use trust::Trust;
 pub use trust::UpstreamError;
 
 use health::Health;
+use idle::Idle;
 
 use super::settings::{Balance, EndpointSettings, HostHeader, Scheme, UpstreamSettings, UpstreamTimeouts};
 use crate::clock::random_bytes;
@@ -35,6 +37,7 @@ pub(super) struct Target {
     /// What it is called where keys choose among targets.
     name: u64,
     health: Health,
+    idle: Idle,
 }
 
 /// An upstream and the addresses it is reached at now.
@@ -114,9 +117,8 @@ impl Upstream {
     /// A healthy target that was not `tried`, else a healthy one again. If none is healthy, health is ignored:
     /// the fault may lie in the check or between us and it, a wrong guess costs an error that there would be
     /// anyway, and what is left of the upstream is not buried under all requests (Envoy calls it panic mode).
-    pub(super) fn target(&self, order: Order, tried: &[Arc<Target>]) -> Option<Arc<Target>> {
+    pub(super) fn target(&self, order: Order, tried: &[Arc<Target>], now: Instant) -> Option<Arc<Target>> {
         let targets = self.targets.load();
-        let now = Instant::now();
         let healthy = |target: &&Arc<Target>| target.health.admits(now);
         let fresh = |target: &&Arc<Target>| !tried.iter().any(|one| Arc::ptr_eq(one, target));
         let name = |target: &Arc<Target>| target.name;
@@ -260,11 +262,11 @@ mod tests {
     #[test]
     fn the_healthy_share_the_requests_of_one_that_is_out_equally() {
         let upstream = upstream(&settings(&[("127.0.0.1", 1), ("127.0.0.1", 2), ("127.0.0.1", 3)]));
-        let out = upstream.target(draw(&upstream), &[]).unwrap();
+        let out = upstream.target(draw(&upstream), &[], Instant::now()).unwrap();
         put_out(&upstream, &out);
         let mut hits = [0; 4];
         for _ in 0..100 {
-            let target = upstream.target(draw(&upstream), &[]).unwrap();
+            let target = upstream.target(draw(&upstream), &[], Instant::now()).unwrap();
             hits[usize::from(target.address.port())] += 1;
         }
         hits.sort_unstable();
@@ -278,9 +280,12 @@ mod tests {
             put_out(&upstream, target);
         }
         let (one, two) = (draw(&upstream), draw(&upstream));
-        let first = upstream.target(one, &[]).unwrap();
-        assert_ne!(first.address, upstream.target(two, &[]).unwrap().address);
-        assert_ne!(first.address, upstream.target(one, &[Arc::clone(&first)]).unwrap().address);
+        let first = upstream.target(one, &[], Instant::now()).unwrap();
+        assert_ne!(first.address, upstream.target(two, &[], Instant::now()).unwrap().address);
+        assert_ne!(
+            first.address,
+            upstream.target(one, &[Arc::clone(&first)], Instant::now()).unwrap().address
+        );
     }
 
     #[test]
@@ -293,7 +298,7 @@ mod tests {
         upstream.install(vec![vec![address(3), address(1)]]);
         assert!(Arc::ptr_eq(&first, &upstream.targets.load()[1]));
         for _ in 0..4 {
-            assert_eq!(upstream.target(draw(&upstream), &[]).unwrap().address, address(3));
+            assert_eq!(upstream.target(draw(&upstream), &[], Instant::now()).unwrap().address, address(3));
         }
     }
 
@@ -307,11 +312,15 @@ mod tests {
             let claims = VerifiedClaims::sample("gateway", &serde_json::json!({ "sub": format!("u{n}") }));
             let here = one.draw(Some(&claims), IpAddr::from([192, 0, 2, n]));
             let there = other.draw(Some(&claims), IpAddr::from([198, 51, 100, n]));
-            let target = one.target(here, &[]).unwrap();
-            assert_eq!(target.address, other.target(there, &[]).unwrap().address);
-            let second = one.target(here, &[Arc::clone(&target)]).unwrap();
-            put_out(&other, &other.target(there, &[]).unwrap());
-            assert_eq!(other.target(there, &[]).unwrap().address, second.address, "the next in the ranking");
+            let target = one.target(here, &[], Instant::now()).unwrap();
+            assert_eq!(target.address, other.target(there, &[], Instant::now()).unwrap().address);
+            let second = one.target(here, &[Arc::clone(&target)], Instant::now()).unwrap();
+            put_out(&other, &other.target(there, &[], Instant::now()).unwrap());
+            assert_eq!(
+                other.target(there, &[], Instant::now()).unwrap().address,
+                second.address,
+                "the next in the ranking"
+            );
             for target in other.targets.load().iter() {
                 other.answered(target, Instant::now());
             }
@@ -323,11 +332,11 @@ mod tests {
     #[test]
     fn round_robin_takes_turns_and_a_retry_goes_to_another_endpoint() {
         let upstream = upstream(&settings(&[("127.0.0.1", 1), ("127.0.0.1", 2)]));
-        let first = upstream.target(draw(&upstream), &[]).unwrap();
+        let first = upstream.target(draw(&upstream), &[], Instant::now()).unwrap();
         let order = draw(&upstream);
-        let second = upstream.target(order, &[]).unwrap();
+        let second = upstream.target(order, &[], Instant::now()).unwrap();
         assert_ne!(first.address.port(), second.address.port());
-        let third = upstream.target(order, &[Arc::clone(&second)]).unwrap();
+        let third = upstream.target(order, &[Arc::clone(&second)], Instant::now()).unwrap();
         assert_ne!(third.address.port(), second.address.port());
         assert!(upstream.has_another(&first, &[]) && !upstream.has_another(&first, &[second]));
     }
@@ -335,7 +344,8 @@ mod tests {
     #[test]
     fn every_timeout_of_a_peer_is_set() {
         let upstream = upstream(&settings(&[("127.0.0.1", 1)]));
-        let peer = upstream.peer(&upstream.target(draw(&upstream), &[]).unwrap(), &settings(&[]).timeouts);
+        let peer = upstream
+            .peer(&upstream.target(draw(&upstream), &[], Instant::now()).unwrap(), &settings(&[]).timeouts);
         let options = &peer.options;
         for timeout in [
             options.connection_timeout,
@@ -351,7 +361,7 @@ mod tests {
     #[test]
     fn an_unresolved_name_has_no_target_and_does_not_panic() {
         let upstream = upstream(&settings(&[("backend.invalid", 80)]));
-        assert!(upstream.target(draw(&upstream), &[]).is_none());
+        assert!(upstream.target(draw(&upstream), &[], Instant::now()).is_none());
     }
 
     #[tokio::test]

@@ -2,6 +2,7 @@
 
 use super::super::settings::EndpointSettings;
 use super::health::Health;
+use super::idle::Idle;
 use super::{Target, Upstream, balance};
 use futures_util::future::join_all;
 use hickory_resolver::TokioResolver;
@@ -109,7 +110,7 @@ impl Upstream {
                 let host =
                     self.settings.endpoints.get(endpoint).map_or("", |endpoint| endpoint.host.as_str());
                 let name = balance::hash([host.as_bytes(), address.to_string().as_bytes()]);
-                Arc::new(Target { address, endpoint, name, health: Health::new() })
+                Arc::new(Target { address, endpoint, name, health: Health::new(), idle: Idle::default() })
             }));
         }
         let same = before.len() == targets.len()
