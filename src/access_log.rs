@@ -2,6 +2,7 @@
 //! a slow output never holds up a request. No token and no password ever comes here.
 
 use crate::clock::Timestamp;
+use crate::json::is_bare;
 use crate::metrics::Metrics;
 use crate::panics::{Place, contain_now};
 use std::io::Write;
@@ -202,11 +203,6 @@ pub fn push_address(text: &mut String, address: Ipv4Addr) {
         }
         push_number(text, byte.into(), 1);
     }
-}
-
-/// Whether the text stands in JSON as it is.
-fn is_bare(text: &str) -> bool {
-    text.bytes().all(|b| b >= b' ' && b != b'"' && b != b'\\')
 }
 
 /// Whether the text stands in a line of `name=value` pairs as it is.

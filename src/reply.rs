@@ -1,5 +1,6 @@
 //! A response as a value: OAuth errors, bearer challenges and problem details, before any byte is sent.
 
+use crate::json::ObjectWriter;
 use crate::reason::Reason;
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
@@ -28,8 +29,13 @@ impl Reply {
 
     /// A JSON answer.
     pub fn json(status: u16, body: &impl Serialize) -> Self {
+        Self::json_text(status, text_of(body))
+    }
+
+    /// The same with a body that is JSON already.
+    pub fn json_text(status: u16, body: impl Into<Bytes>) -> Self {
         let mut reply = Self::empty(status);
-        reply.body = text_of(body);
+        reply.body = body.into();
         reply.with_static(header::CONTENT_TYPE, "application/json")
     }
 
@@ -100,37 +106,16 @@ struct EndpointError<'a> {
     request_id: &'a str,
 }
 
-/// A problem document (RFC 9457 section 3.1), put together by hand: floods of refusals are answered with these.
+/// A problem document (RFC 9457 section 3.1).
 fn problem_document(detail: &str, reason: &str, request_id: &str, status: u16, title: &str) -> Bytes {
-    let mut document = Vec::with_capacity(USUAL_DOCUMENT);
-    for (name, text) in [("{\"detail\":", detail), (",\"reason\":", reason), (",\"requestId\":", request_id)]
-    {
-        document.extend_from_slice(name.as_bytes());
-        put_text(&mut document, text);
-    }
-    document.extend_from_slice(b",\"status\":");
-    document.extend_from_slice(status.to_string().as_bytes());
-    document.extend_from_slice(b",\"title\":");
-    put_text(&mut document, title);
-    document.extend_from_slice(b",\"type\":\"about:blank\"}");
-    document.into()
-}
-
-fn put_text(document: &mut Vec<u8>, text: &str) {
-    if is_plain(text) {
-        document.push(b'"');
-        document.extend_from_slice(text.as_bytes());
-        document.push(b'"');
-    } else {
-        document.extend_from_slice(&text_of(&text));
-    }
-}
-
-/// Whether a text stands in a JSON string as it is (RFC 8259 section 7).
-fn is_plain(text: &str) -> bool {
-    // Without stopping at the first that does not, so that the compiler takes many bytes at once.
-    let odd = |byte: u8| !matches!(byte, b' '..=b'~') || byte == b'"' || byte == b'\\';
-    !text.bytes().fold(false, |found, byte| found | odd(byte))
+    let mut document = ObjectWriter::new(USUAL_DOCUMENT);
+    document.text("detail", detail);
+    document.text("reason", reason);
+    document.text("requestId", request_id);
+    document.number("status", status.into());
+    document.text("title", title);
+    document.text("type", "about:blank");
+    document.finish().unwrap_or_default().into()
 }
 
 /// Fails for nothing that is made here: only for maps whose keys are no text.

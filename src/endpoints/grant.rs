@@ -4,14 +4,12 @@ use super::Endpoints;
 use super::fault::Fault;
 use super::settings::Naming;
 use crate::clock::Timestamp;
+use crate::json::ObjectWriter;
 use crate::reply::Reply;
 use crate::secret::Secret;
-use crate::session::id::SessionId;
 use crate::session::store::{Delivery, SessionRecord};
 use crate::token::signer::MintedToken;
 use http::header;
-use serde::ser::SerializeMap as _;
-use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
 impl Endpoints {
@@ -33,15 +31,17 @@ impl Endpoints {
         let left = session.idle_expiry.min(session.absolute_expiry).since(now);
 
         let in_body = refresh_token.filter(|_| session.delivery == Delivery::Body);
-        let granted = Granted {
-            names: names(self.settings.naming),
-            access_token: &token,
-            expires_in: expires_in.as_secs(),
-            refresh_expires_in: left.as_secs(),
-            refresh_token: in_body.map(|token| token.expose().as_str()),
-            session: session.id,
-        };
-        let reply = Reply::json(200, &granted);
+        let names = names(self.settings.naming);
+        let mut granted = ObjectWriter::new(token.len() + USUAL_REST);
+        granted.text(names.access_token, &token);
+        granted.number(names.expires_in, expires_in.as_secs());
+        granted.number(names.refresh_expires_in, left.as_secs());
+        if let Some(token) = in_body {
+            granted.text(names.refresh_token, token.expose());
+        }
+        granted.text(names.session_id, &session.id.to_string());
+        granted.text(names.token_type, "Bearer");
+        let reply = Reply::json_text(200, granted.finish().ok_or(Fault::Internal)?);
         Ok(match refresh_token.filter(|_| session.delivery == Delivery::Cookie) {
             Some(token) => reply.with(header::SET_COOKIE, &self.settings.cookie.set(token.expose(), left)),
             None => reply,
@@ -49,30 +49,8 @@ impl Endpoints {
     }
 }
 
-/// The members of the answer.
-struct Granted<'a> {
-    names: Names,
-    access_token: &'a str,
-    expires_in: u64,
-    refresh_expires_in: u64,
-    refresh_token: Option<&'a str>,
-    session: SessionId,
-}
-
-impl Serialize for Granted<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut members = serializer.serialize_map(None)?;
-        members.serialize_entry(self.names.access_token, self.access_token)?;
-        members.serialize_entry(self.names.expires_in, &self.expires_in)?;
-        members.serialize_entry(self.names.refresh_expires_in, &self.refresh_expires_in)?;
-        if let Some(token) = self.refresh_token {
-            members.serialize_entry(self.names.refresh_token, token)?;
-        }
-        members.serialize_entry(self.names.session_id, &format_args!("{}", self.session))?;
-        members.serialize_entry(self.names.token_type, "Bearer")?;
-        members.end()
-    }
-}
+/// Room for what an answer has beside the access token.
+const USUAL_REST: usize = 512;
 
 struct Names {
     access_token: &'static str,

@@ -89,17 +89,7 @@ impl Gateway {
         };
         ctx.endpoint = Some(endpoint.as_str());
         ctx.reason = Reason::Ok;
-        let header = session.req_header().clone();
-        let request = EndpointRequest {
-            method: &header.method,
-            headers: &header.headers,
-            peer: ctx.client,
-            https: ctx.https,
-            host: &ctx.host,
-            request_id: &ctx.request_id,
-            token_bytes: ctx.snapshot.limits.token_bytes,
-        };
-        let handled = if let Some(handled) = endpoints.precheck(endpoint, &request) {
+        let handled = if let Some(handled) = endpoints.precheck(endpoint, &asked(session, ctx)) {
             handled
         } else {
             let patience = ctx.snapshot.limits.body_timeout;
@@ -112,10 +102,24 @@ impl Gateway {
                     Body::TimedOut
                 }
             };
-            endpoints.handle(endpoint, request, body).await
+            endpoints.handle(endpoint, asked(session, ctx), body).await
         };
         ctx.status = Some(handled.reply.status);
         self.reporter.report(&handled);
         Ok(handled.reply)
+    }
+}
+
+/// A request as our own endpoints see it.
+fn asked<'a>(session: &'a Session, ctx: &'a RequestContext) -> EndpointRequest<'a> {
+    let header = session.req_header();
+    EndpointRequest {
+        method: &header.method,
+        headers: &header.headers,
+        peer: ctx.client,
+        https: ctx.https,
+        host: &ctx.host,
+        request_id: &ctx.request_id,
+        token_bytes: ctx.snapshot.limits.token_bytes,
     }
 }

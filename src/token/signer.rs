@@ -7,14 +7,13 @@ pub use super::signing_key::SigningAlgorithm;
 use super::signing_key::SigningKey;
 use super::verifier::OwnIssuer;
 use crate::clock::{NoEntropy, Timestamp, random_bytes};
+use crate::json::ObjectWriter;
 use crate::key_set::{KeySet, KeySetError};
 use crate::panics::{Place, contain_blocking};
 use crate::session::id::SessionRef;
 use arc_swap::ArcSwap;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde::ser::SerializeMap as _;
-use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -27,6 +26,9 @@ const OURS: [&str; 11] = ["iss", "sub", "aud", "exp", "iat", "nbf", "jti", "sid"
 
 /// Room for a usual token.
 const USUAL_TOKEN: usize = 1024;
+
+/// Room for a usual header of a token.
+const USUAL_HEADER: usize = 96;
 
 /// So many quick signatures are made on a thread before it looks for other work.
 const TOGETHER: usize = 4;
@@ -202,8 +204,8 @@ impl Signer {
         now: Timestamp,
     ) -> Result<MintedToken, SignerError> {
         let number = random_bytes::<16>()?;
-        let claims = AccessClaims { signer: self, subject, claims, session, now, number };
-        let token = self.sign("at+jwt", &claims, now)?;
+        let claims = self.access_claims(subject, claims, session, now, number);
+        let token = self.sign("at+jwt", claims, now)?;
         Ok(MintedToken { token, expires_in: self.lifetime })
     }
 
@@ -239,11 +241,45 @@ impl Signer {
         self.turns.as_ref()
     }
 
-    /// A token of this `typ`, in compact form.
+    /// What an access token says (RFC 9068 section 2.2): what is ours to set, and of the directory's claims the others.
+    fn access_claims(
+        &self,
+        subject: &str,
+        claims: &Map<String, Value>,
+        session: SessionRef,
+        now: Timestamp,
+        number: [u8; 16],
+    ) -> Option<Vec<u8>> {
+        let mut all = ObjectWriter::new(USUAL_TOKEN);
+        all.text("iss", &self.issuer);
+        all.text("sub", subject);
+        match self.audiences.as_slice() {
+            [one] => all.text("aud", one),
+            several => all.value("aud", &several),
+        }
+        // Whole seconds, and exactly the lifetime apart: what clients compute from either agrees.
+        let issued = now.as_secs();
+        all.number("iat", issued);
+        all.number("exp", issued.saturating_add(whole_seconds(self.lifetime)));
+        all.text("jti", &URL_SAFE_NO_PAD.encode(number));
+        all.text("sid", &session.session.to_string());
+        all.text("usr", &session.user.to_string());
+        all.number("gen", session.generation.into());
+        all.number("uep", session.epoch.into());
+        for (name, value) in claims.iter().filter(|(name, _)| !OURS.contains(&name.as_str())) {
+            match value {
+                Value::String(text) => all.text(name, text),
+                other => all.value(name, other),
+            }
+        }
+        all.finish()
+    }
+
+    /// A token of this `typ`, in compact form, that says `claims`, which are JSON if there are any.
     pub(super) fn sign(
         &self,
         typ: &str,
-        claims: &impl Serialize,
+        claims: Option<Vec<u8>>,
         now: Timestamp,
     ) -> Result<String, SignerError> {
         let ring = self.ring.load();
@@ -251,10 +287,15 @@ impl Signer {
             return Err(self.no_key());
         };
         let mut token = String::with_capacity(USUAL_TOKEN);
-        let header = Header { alg: key.algorithm().as_str(), kid: key.kid(), typ };
-        let signature = put_segment(&mut token, &header).and_then(|()| {
+        // What a token says of itself (RFC 7515 section 4.1).
+        let mut header = ObjectWriter::new(USUAL_HEADER);
+        header.text("alg", key.algorithm().as_str());
+        header.text("kid", key.kid());
+        header.text("typ", typ);
+        let signature = header.finish().zip(claims).and_then(|(header, claims)| {
+            URL_SAFE_NO_PAD.encode_string(header, &mut token);
             token.push('.');
-            put_segment(&mut token, claims)?;
+            URL_SAFE_NO_PAD.encode_string(claims, &mut token);
             key.sign(token.as_bytes())
         });
         let signature = signature.ok_or_else(|| SignerError::Signing(key.kid().to_owned()))?;
@@ -318,55 +359,6 @@ impl Ring {
         let keys = KeySet::from_jwks(public.as_bytes())?;
         Ok((Self { files, public: public.into() }, keys))
     }
-}
-
-/// What a token says of itself (RFC 7515 section 4.1).
-#[derive(Serialize)]
-struct Header<'a> {
-    alg: &'a str,
-    kid: &'a str,
-    typ: &'a str,
-}
-
-/// What an access token says (RFC 9068 section 2.2): what is ours to set, and of the directory's claims the others.
-struct AccessClaims<'a> {
-    signer: &'a Signer,
-    subject: &'a str,
-    claims: &'a Map<String, Value>,
-    session: SessionRef,
-    now: Timestamp,
-    number: [u8; 16],
-}
-
-impl Serialize for AccessClaims<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut all = serializer.serialize_map(None)?;
-        all.serialize_entry("iss", &self.signer.issuer)?;
-        all.serialize_entry("sub", self.subject)?;
-        match self.signer.audiences.as_slice() {
-            [one] => all.serialize_entry("aud", one)?,
-            several => all.serialize_entry("aud", several)?,
-        }
-        // Whole seconds, and exactly the lifetime apart: what clients compute from either agrees.
-        let issued = self.now.as_secs();
-        all.serialize_entry("iat", &issued)?;
-        all.serialize_entry("exp", &issued.saturating_add(whole_seconds(self.signer.lifetime)))?;
-        all.serialize_entry("jti", &URL_SAFE_NO_PAD.encode(self.number))?;
-        all.serialize_entry("sid", &format_args!("{}", self.session.session))?;
-        all.serialize_entry("usr", &format_args!("{}", self.session.user))?;
-        all.serialize_entry("gen", &self.session.generation)?;
-        all.serialize_entry("uep", &self.session.epoch)?;
-        for (name, value) in self.claims.iter().filter(|(name, _)| !OURS.contains(&name.as_str())) {
-            all.serialize_entry(name, value)?;
-        }
-        all.end()
-    }
-}
-
-/// Adds JSON as a part of a token; `None` for what is no JSON.
-fn put_segment(token: &mut String, json: &impl Serialize) -> Option<()> {
-    URL_SAFE_NO_PAD.encode_string(serde_json::to_vec(json).ok()?, token);
-    Some(())
 }
 
 /// Rounded up, so that a lifetime under a second is not none.
