@@ -50,6 +50,8 @@ places! {
     Resolver => "resolver",
     /// Checking upstreams' health.
     HealthChecks => "health_checks",
+    /// Closing connections to upstreams that are not needed any more.
+    UpstreamConnections => "upstream_connections",
     /// Following the store's feed of what was ended.
     Revocations => "revocations",
     /// Telling the store which tokens are in use.

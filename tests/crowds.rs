@@ -3,10 +3,11 @@
 use crate::support::load::{Load, Tally};
 use crate::support::measure::{Times, scale};
 use crate::support::script::Script;
-use crate::support::{Config, Connection, Gateway, Upstream, eventually, get};
+use crate::support::{Config, Connection, Gateway, Reply, Upstream, eventually, get};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::sync::Barrier;
 use std::time::{Duration, Instant};
 use tokio::net::TcpSocket;
 
@@ -45,6 +46,11 @@ fn resident(gateway: &Gateway) -> usize {
     line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number")
 }
 
+/// How many descriptors a process has open.
+fn descriptors(gateway: &Gateway) -> usize {
+    std::fs::read_dir(format!("/proc/{}/fd", gateway.process())).expect("a process").count()
+}
+
 /// A client that has sent less than it announced.
 struct Slow {
     stream: TcpStream,
@@ -68,6 +74,56 @@ impl Slow {
             }
         }
     }
+}
+
+/// What waits at upstreams for another request takes descriptors that clients need.
+#[test]
+fn what_a_crowd_leaves_at_several_upstreams_is_bounded_for_all_of_them_together() {
+    const CROWD: usize = 200;
+    // With one thread, and then those that each may have in any case.
+    const KEPT: usize = 128 + 2 * 16;
+    let upstreams = [(); 3].map(|()| {
+        // Nobody is answered before all have asked, so that each has a connection of its own.
+        let all_here = Barrier::new(CROWD);
+        Upstream::answering(move |received| {
+            if received.target().ends_with("/meet") {
+                all_here.wait();
+            }
+            Reply::ok("here")
+        })
+    });
+    let config = ["a", "b", "c"].iter().zip(&upstreams).fold(
+        Config::new().server("threads", "1"),
+        |config, (name, upstream)| {
+            config.upstream(name, &[upstream]).route(&format!(
+                "{{ name: {name}, match: {{ path: /{name}/** }}, upstream: {name}, auth: public }}"
+            ))
+        },
+    );
+    let gateway = Gateway::start(&config);
+    let address = gateway.address();
+    let mut clients: Vec<_> = (0..CROWD).map(|_| Connection::open(&address).unwrap()).collect();
+    clients[0].exchange(&get("/nowhere")).unwrap().expect(404);
+    assert!(gateway.metric_becomes("portcullis_connections", &[], CROWD as f64));
+    let before = descriptors(&gateway);
+    for name in ["a", "b", "c"] {
+        std::thread::scope(|scope| {
+            for client in &mut clients {
+                scope.spawn(move || client.exchange(&get(&format!("/{name}/meet"))).unwrap().expect(200));
+            }
+        });
+    }
+    let waiting = || descriptors(&gateway).saturating_sub(before);
+    assert!(eventually(SOON, || waiting() <= KEPT), "{} more than before", waiting());
+    assert!(waiting() > 128, "{} more than before", waiting());
+    // They are used, at each upstream.
+    let opened = || upstreams.each_ref().map(Upstream::connections);
+    let before = opened();
+    assert_eq!(before, [CROWD; 3]);
+    for name in ["a", "b", "c"].repeat(20) {
+        clients[0].exchange(&get(&format!("/{name}/1"))).unwrap().expect(200);
+    }
+    assert_eq!(opened(), before);
 }
 
 fn served(address: &str, duration: Duration) -> Tally {

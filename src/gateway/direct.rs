@@ -4,6 +4,7 @@
 
 use super::context::RequestContext;
 use super::settings::UpstreamTimeouts;
+use super::upstream::Room;
 use super::{Gateway, outgoing, proxy};
 use bytes::Bytes;
 use http::{StatusCode, Version, header};
@@ -20,12 +21,18 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt as _;
 
+/// The connections of the direct way: where they come from, and how many may wait for their next request.
+pub(super) struct DirectWay {
+    pub(super) connector: TransportConnector,
+    pub(super) room: Room,
+}
+
 impl Gateway {
-    /// Where connections for the direct way come from, if the request can go it.
-    pub(super) fn direct_way(&self, session: &Session, ctx: &RequestContext) -> Option<&TransportConnector> {
+    /// The direct way, if the request can go it.
+    pub(super) fn direct_way(&self, session: &Session, ctx: &RequestContext) -> Option<&DirectWay> {
         let speaks_http1 = ctx.route.as_ref().is_some_and(|served| !served.upstream.settings().http2);
         let plain = speaks_http1 && !ctx.upgrade && outgoing::is_plain(session.req_header());
-        self.connector.as_ref().filter(|_| plain)
+        self.direct.as_ref().filter(|_| plain)
     }
 
     /// Forwards the request, as often as its attempts allow.
@@ -34,20 +41,22 @@ impl Gateway {
     /// Those of the last attempt. If nothing of a response was written the client has no answer yet.
     pub(super) async fn forward(
         &self,
-        connector: &TransportConnector,
+        way: &DirectWay,
         session: &mut Session,
         ctx: &mut RequestContext,
     ) -> Result<()> {
+        // After one that had been closed others may have been too, unseen.
+        let mut use_kept = true;
         loop {
             let now = Instant::now();
             let (target, served) = ctx.next_target(now)?;
             let timeouts = &served.route.timeouts;
-            let kept = target.take_idle(now);
+            let kept = if use_kept { target.take_idle(now) } else { None };
             let reused = kept.is_some();
             let connected = match kept {
                 Some(stream) => Ok(stream),
                 // Boxed, so that what few requests do makes no request's future larger.
-                None => Box::pin(connect(connector, served.upstream.peer(&target, timeouts))).await,
+                None => Box::pin(connect(&way.connector, served.upstream.peer(&target, timeouts))).await,
             };
             let (error, again) = match connected {
                 Err(mut error) => {
@@ -57,13 +66,14 @@ impl Gateway {
                 Ok(stream) => match self.exchange(stream, timeouts, session, ctx).await {
                     Ok(stream) => {
                         if let Some(stream) = stream {
-                            target.keep_idle(stream, timeouts.idle);
+                            target.keep_idle(stream, timeouts.idle, &way.room);
                         }
                         return Ok(());
                     }
                     Err(error) => {
                         let error = error.more_context(format!("upstream {}", target.address));
                         let again = ctx.broken(&error, reused, session);
+                        use_kept = !reused;
                         (error, again)
                     }
                 },

@@ -1,10 +1,12 @@
 //! Pingora's proxy engine around the gateway, with everything it leaves open set.
 
 use super::Gateway;
+use super::direct::DirectWay;
 use super::forward_auth::Judge;
 use super::lease;
 use super::proxy::Phases;
 use super::settings::{Limits, Scheme, ServerSettings, UpstreamSettings};
+use super::upstream::Room;
 use async_trait::async_trait;
 use pingora_core::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream};
 use pingora_core::connectors::{ConnectorOptions, TransportConnector};
@@ -94,8 +96,11 @@ pub fn engine(
     check_roots(upstreams)?;
     // Pingora reads the system's roots however little they are needed, and panics if it cannot.
     let rootless = system_roots().is_err();
+    // As the engine's own: so many for each thread.
     let options = ConnectorOptions::from_server_conf(&conf(server, rootless));
-    let gateway = Gateway { connector: Some(TransportConnector::new(Some(options))), ..gateway };
+    let room = Room::new(options.keepalive_pool_size);
+    let direct = Some(DirectWay { connector: TransportConnector::new(Some(options)), room });
+    let gateway = Gateway { direct, ..gateway };
     let gateway = Arc::new(gateway);
     let proxy = around(Phases(Arc::clone(&gateway)), server, rootless);
     Ok(Engine { gateway, streams: Arc::new(Streams(Arc::new(proxy))), closing: watch::Sender::new(false) })

@@ -47,7 +47,7 @@ use crate::session::revocation::{Confirmations, Revocations};
 use crate::session::store::SessionStore;
 use crate::traces::Traces;
 use arc_swap::ArcSwap;
-use pingora_core::connectors::TransportConnector;
+use direct::DirectWay;
 use pingora_core::protocols::http::server::Session;
 use report::Reporter;
 use snapshot::Snapshot;
@@ -98,8 +98,8 @@ pub struct Gateway {
     /// `None` counts nobody: no limit is ever used up.
     counters: Option<rate::Counters>,
     draining: Arc<AtomicBool>,
-    /// Connections for requests that go the direct way; `None` leaves all to the engine.
-    connector: Option<TransportConnector>,
+    /// For requests that go the direct way; `None` leaves all to the engine.
+    direct: Option<DirectWay>,
 }
 
 impl Gateway {
@@ -122,7 +122,7 @@ impl Gateway {
             clock,
             counters: Some(rate::Counters::new()),
             draining,
-            connector: None,
+            direct: None,
         }
     }
 

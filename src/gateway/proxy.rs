@@ -330,8 +330,8 @@ impl Gateway {
                 ctx.upgrade = served.route.upgrade && websocket::is_handshake(session.req_header());
                 self.bound(session, ctx, &served, &permit);
                 ctx.permit = Some(permit);
-                let Some(connector) = self.direct_way(session, ctx) else { return Ok(Progress::Permitted) };
-                Box::pin(self.forward(connector, session, ctx)).await.map(|()| Progress::Answered)
+                let Some(way) = self.direct_way(session, ctx) else { return Ok(Progress::Permitted) };
+                Box::pin(self.forward(way, session, ctx)).await.map(|()| Progress::Answered)
             }
         }
     }

@@ -8,6 +8,7 @@ mod resolve;
 mod trust;
 
 pub(super) use balance::Order;
+pub(super) use idle::Room;
 use trust::Trust;
 pub use trust::UpstreamError;
 
