@@ -79,12 +79,12 @@ impl Slow {
 /// What waits at upstreams for another request takes descriptors that clients need.
 #[test]
 fn what_a_crowd_leaves_at_several_upstreams_is_bounded_for_all_of_them_together() {
-    const CROWD: usize = 200;
+    const CROWD: u16 = 200;
     // With one thread, and then those that each may have in any case.
     const KEPT: usize = 128 + 2 * 16;
     let upstreams = [(); 3].map(|()| {
         // Nobody is answered before all have asked, so that each has a connection of its own.
-        let all_here = Barrier::new(CROWD);
+        let all_here = Barrier::new(CROWD.into());
         Upstream::answering(move |received| {
             if received.target().ends_with("/meet") {
                 all_here.wait();
@@ -104,7 +104,7 @@ fn what_a_crowd_leaves_at_several_upstreams_is_bounded_for_all_of_them_together(
     let address = gateway.address();
     let mut clients: Vec<_> = (0..CROWD).map(|_| Connection::open(&address).unwrap()).collect();
     clients[0].exchange(&get("/nowhere")).unwrap().expect(404);
-    assert!(gateway.metric_becomes("portcullis_connections", &[], CROWD as f64));
+    assert!(gateway.metric_becomes("portcullis_connections", &[], CROWD.into()));
     let before = descriptors(&gateway);
     for name in ["a", "b", "c"] {
         std::thread::scope(|scope| {
@@ -119,7 +119,7 @@ fn what_a_crowd_leaves_at_several_upstreams_is_bounded_for_all_of_them_together(
     // They are used, at each upstream.
     let opened = || upstreams.each_ref().map(Upstream::connections);
     let before = opened();
-    assert_eq!(before, [CROWD; 3]);
+    assert_eq!(before, [usize::from(CROWD); 3]);
     for name in ["a", "b", "c"].repeat(20) {
         clients[0].exchange(&get(&format!("/{name}/1"))).unwrap().expect(200);
     }
