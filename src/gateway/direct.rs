@@ -73,7 +73,7 @@ impl Gateway {
                     Err(error) => {
                         let error = error.more_context(format!("upstream {}", target.address));
                         let again = ctx.broken(&error, reused, session);
-                        use_kept = !reused;
+                        use_kept &= !reused;
                         (error, again)
                     }
                 },
