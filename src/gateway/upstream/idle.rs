@@ -6,6 +6,7 @@ use crate::panics::{Place, keep_up};
 use futures_util::FutureExt as _;
 use pingora_core::protocols::Stream;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tokio::io::AsyncReadExt as _;
@@ -18,20 +19,26 @@ const LEAST: usize = 16;
 /// closed.
 const SWEEP: Duration = Duration::from_secs(1);
 
-/// How many connections may wait at all targets of a gateway together: each takes a descriptor.
-pub(in super::super) struct Room {
+/// That a target says what nobody asked for is told once in so long.
+const TOLD: Duration = Duration::from_secs(60);
+
+/// How many connections may wait at all targets of a gateway together: each takes a descriptor, and holds one of these.
+#[derive(Clone)]
+pub(in super::super) struct Room(Arc<Places>);
+
+struct Places {
     most: usize,
-    /// Each that waits holds another of it.
-    taken: Arc<()>,
+    /// Whether one came in vain, and no target has given up any since.
+    wanted: AtomicBool,
 }
 
 impl Room {
     pub(in super::super) fn new(most: usize) -> Self {
-        Self { most, taken: Arc::new(()) }
+        Self(Arc::new(Places { most, wanted: AtomicBool::new(false) }))
     }
 
     fn is_full(&self) -> bool {
-        Arc::strong_count(&self.taken) > self.most
+        Arc::strong_count(&self.0) > self.0.most
     }
 }
 
@@ -43,6 +50,10 @@ pub(super) struct Idle(Mutex<Waiting>);
 #[derive(Default)]
 struct Waiting {
     connections: Vec<Connection>,
+    /// The fewest that waited since they were last looked through: so many of the oldest nobody needed.
+    spare: usize,
+    /// When it was last told that the target says what nobody asked for.
+    told: Option<Instant>,
     /// Whether somebody looks through them.
     swept: bool,
 }
@@ -51,32 +62,29 @@ struct Connection {
     stream: Stream,
     /// From then on it is not used.
     until: Instant,
-    _place: Arc<()>,
+    room: Room,
 }
 
-impl Connection {
-    fn is_good(&mut self, now: Instant) -> bool {
-        now < self.until && is_silent(&mut self.stream)
+impl Waiting {
+    /// Takes out the last that came.
+    fn take(&mut self) -> Option<Connection> {
+        let connection = self.connections.pop();
+        self.spare = self.spare.min(self.connections.len());
+        connection
+    }
+
+    /// Takes out the oldest that nobody needed, if others want their places.
+    fn give_up(&mut self) -> impl Iterator<Item = Connection> {
+        let most = self.spare.min(self.connections.len().saturating_sub(LEAST));
+        let wanted = |connection: &Connection| connection.room.0.wanted.swap(false, Ordering::Relaxed);
+        let given = if most > 0 && self.connections.first().is_some_and(wanted) { most } else { 0 };
+        self.connections.drain(..given)
     }
 }
 
 impl Idle {
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Closes what is not to be used any more; whether anything is left to look after.
-    fn sweep(&self) -> bool {
-        let now = Instant::now();
-        let mut waiting = self.lock();
-        let ended: Vec<_> =
-            waiting.connections.extract_if(.., |connection| !connection.is_good(now)).collect();
-        waiting.swept = !waiting.connections.is_empty();
-        let swept = waiting.swept;
-        drop(waiting);
-        // Closed once the others can be had again.
-        drop(ended);
-        swept
     }
 }
 
@@ -90,8 +98,8 @@ impl Target {
     /// A connection that waits, if there is one that can be used at `now`.
     pub(in super::super) fn take_idle(&self, now: Instant) -> Option<Stream> {
         loop {
-            let mut connection = self.idle.lock().connections.pop()?;
-            if connection.is_good(now) {
+            let mut connection = self.idle.lock().take()?;
+            if now < connection.until && self.is_silent(&mut connection.stream) {
                 return Some(connection.stream);
             }
         }
@@ -100,15 +108,16 @@ impl Target {
     /// Has a connection wait for its next request, for at most `limit`, if there is room. It must have served the
     /// last one to its end.
     pub(in super::super) fn keep_idle(self: &Arc<Self>, mut stream: Stream, limit: Duration, room: &Room) {
-        if !is_silent(&mut stream) {
+        if !self.is_silent(&mut stream) {
             return;
         }
         let until = Instant::now() + limit;
         let mut waiting = self.idle.lock();
         if waiting.connections.len() >= LEAST && room.is_full() {
+            room.0.wanted.store(true, Ordering::Relaxed);
             return;
         }
-        waiting.connections.push(Connection { stream, until, _place: Arc::clone(&room.taken) });
+        waiting.connections.push(Connection { stream, until, room: room.clone() });
         let swept = std::mem::replace(&mut waiting.swept, true);
         drop(waiting);
         if !swept {
@@ -116,26 +125,81 @@ impl Target {
             tokio::spawn(keep_up(Place::UpstreamConnections, target, |target| Box::pin(keep_swept(target))));
         }
     }
+
+    /// Closes what is not to be used any more, and what others have more use for; whether anything is left to look
+    /// after.
+    fn sweep_idle(&self) -> bool {
+        let now = Instant::now();
+        let mut waiting = self.idle.lock();
+        let mut spoke = false;
+        let is_over = |connection: &mut Connection| {
+            let heard = listen(&mut connection.stream);
+            spoke |= heard == Heard::Words;
+            now >= connection.until || heard != Heard::Nothing
+        };
+        let mut ended: Vec<_> = waiting.connections.extract_if(.., is_over).collect();
+        ended.extend(waiting.give_up());
+        waiting.spare = waiting.connections.len();
+        waiting.swept = !waiting.connections.is_empty();
+        let swept = waiting.swept;
+        drop(waiting);
+        // Closed once the others can be had again.
+        drop(ended);
+        if spoke {
+            self.tell(now);
+        }
+        swept
+    }
+
+    /// Whether the other side of a connection says nothing, as it should between two requests.
+    fn is_silent(&self, stream: &mut Stream) -> bool {
+        let heard = listen(stream);
+        if heard == Heard::Words {
+            self.tell(Instant::now());
+        }
+        heard == Heard::Nothing
+    }
+
+    fn tell(&self, now: Instant) {
+        let mut waiting = self.idle.lock();
+        if waiting.told.is_some_and(|told| now.saturating_duration_since(told) < TOLD) {
+            return;
+        }
+        waiting.told = Some(now);
+        drop(waiting);
+        tracing::warn!(
+            upstream = %self.address,
+            "an upstream sent what belongs to no request; the connection was closed (told once a minute)"
+        );
+    }
 }
 
 /// Looks through what waits at a target until nothing does.
 async fn keep_swept(target: &Weak<Target>) {
     loop {
         tokio::time::sleep(SWEEP).await;
-        if !target.upgrade().is_some_and(|target| target.idle.sweep()) {
+        if !target.upgrade().is_some_and(|target| target.sweep_idle()) {
             return;
         }
     }
 }
 
-/// Whether the other side says nothing. Between two requests it has nothing to say: whatever comes, be it the end of
-/// the connection, what comes next would be taken for the answer to another request.
-fn is_silent(stream: &mut Stream) -> bool {
-    let said = unconstrained(stream.read(&mut [0])).now_or_never();
-    if matches!(said, Some(Ok(1..))) {
-        tracing::warn!("an upstream said something that nobody asked for; its connection is closed");
+/// What comes from the other side of a connection.
+#[derive(PartialEq, Eq)]
+enum Heard {
+    Nothing,
+    /// It has ended.
+    End,
+    /// Between two requests there is nothing to say: this would be taken for the answer to another request.
+    Words,
+}
+
+fn listen(stream: &mut Stream) -> Heard {
+    match unconstrained(stream.read(&mut [0])).now_or_never() {
+        None => Heard::Nothing,
+        Some(Ok(1..)) => Heard::Words,
+        Some(_) => Heard::End,
     }
-    said.is_none()
 }
 
 #[cfg(test)]
@@ -261,5 +325,42 @@ mod tests {
         let (near, _far) = other.connection().await;
         other.target.keep_idle(near, LONG, &room);
         assert_eq!(other.waiting(), LEAST + 1);
+    }
+
+    #[tokio::test]
+    async fn what_nobody_needs_is_given_up_where_others_want_its_place() {
+        let (rig, other) = (Rig::new().await, Rig::new().await);
+        let room = Room::new(3 * LEAST);
+        let mut far = Vec::new();
+        let mut keep = async |at: &Rig, count| {
+            for _ in 0..count {
+                let (near, end) = at.connection().await;
+                at.target.keep_idle(near, LONG, &room);
+                far.push(end);
+            }
+        };
+        keep(&rig, 2 * LEAST).await;
+        // While nobody wants its place, what waits may wait on.
+        for _ in 0..3 {
+            assert!(rig.target.sweep_idle());
+        }
+        assert_eq!(rig.waiting(), 2 * LEAST);
+        keep(&other, LEAST + 1).await;
+        assert_eq!(other.waiting(), LEAST);
+        // Five were needed since they were last looked through: they stay.
+        let used: Vec<_> = (0..LEAST + 5).map(|_| rig.target.take_idle(Instant::now()).unwrap()).collect();
+        for stream in used {
+            rig.target.keep_idle(stream, LONG, &room);
+        }
+        assert!(rig.target.sweep_idle());
+        assert_eq!(rig.waiting(), LEAST + 5);
+        // Nobody has wanted more since.
+        assert!(rig.target.sweep_idle());
+        assert_eq!(rig.waiting(), LEAST + 5);
+        keep(&other, LEAST).await;
+        assert!(rig.target.sweep_idle());
+        assert_eq!(rig.waiting(), LEAST);
+        keep(&other, LEAST).await;
+        assert_eq!(other.waiting(), 2 * LEAST);
     }
 }
