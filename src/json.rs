@@ -22,7 +22,13 @@ pub enum JsonError {
 /// # Errors
 /// [`JsonError`] for anything but exactly one object without repeated members.
 pub fn object(bytes: &[u8]) -> Result<Map<String, Value>, JsonError> {
-    match serde_json::from_slice::<Strict>(bytes)? {
+    let read = match std::str::from_utf8(bytes) {
+        // Looked through once, and not text by text.
+        Ok(text) => serde_json::from_str(text),
+        // Refused, and it says where.
+        Err(_) => serde_json::from_slice(bytes),
+    };
+    match read? {
         Strict(Value::Object(map)) => Ok(map),
         Strict(_) => Err(JsonError::NotAnObject),
     }
