@@ -1,7 +1,7 @@
 //! One issuer: on what terms its tokens are accepted, and holding a token against them.
 
 use super::claims::{GATEWAY_ISSUER, Kept, VerifiedClaims};
-use super::jws::{Header, Jws, Kind};
+use super::jws::{Jws, Kind};
 use super::registered::{self, Registered};
 use crate::clock::Timestamp;
 use crate::json::ClaimPath;
@@ -9,7 +9,6 @@ use crate::key_set::cache::{Fetching, IssuerKeys, Refreshed, Snapshot};
 use crate::key_set::{Algorithm, KeySet, KeySetSettings, Source, Verdict};
 use crate::reason::Reason;
 use arc_swap::ArcSwap;
-use serde_json::{Map, Value};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -128,7 +127,6 @@ pub(super) enum Keys {
 /// A token that lacks only the check of its signature.
 pub(super) struct Candidate<'a> {
     pub(super) jws: Jws<'a>,
-    pub(super) claims: Map<String, Value>,
     pub(super) registered: Registered,
     pub(super) issuer: usize,
 }
@@ -231,20 +229,16 @@ impl Issuer {
         }
     }
 
-    /// Whether the header is one that its tokens may have.
-    pub(super) fn check_header(&self, header: &Header) -> Result<(), Reason> {
-        if !self.algorithms.contains(&header.algorithm) {
+    /// Everything that can be checked without a key.
+    pub(super) fn examine(&self, jws: &Jws<'_>, now: Timestamp) -> Result<Registered, Reason> {
+        if !self.algorithms.contains(&jws.header.algorithm) {
             return Err(Reason::UnsupportedAlgorithm);
         }
-        match (header.kind, self.token_type) {
-            (Kind::AccessToken, _) | (Kind::Unsaid | Kind::Jwt, TokenType::Any) => Ok(()),
-            _ => Err(Reason::WrongType),
+        match (jws.header.kind, self.token_type) {
+            (Kind::AccessToken, _) | (Kind::Unsaid | Kind::Jwt, TokenType::Any) => {}
+            _ => return Err(Reason::WrongType),
         }
-    }
-
-    /// Reads the claims that every token is judged by, and judges it by those that need no policy.
-    pub(super) fn examine(&self, claims: &Map<String, Value>, now: Timestamp) -> Result<Registered, Reason> {
-        let registered = registered::read(claims)?;
+        let registered = registered::read(&jws.claims)?;
         registered.check_times(now, self.late, self.early)?;
         if self.max_lifetime.is_some_and(|longest| registered.lifetime(now) > longest) {
             return Err(Reason::LifetimeTooLong);
@@ -280,7 +274,7 @@ impl Issuer {
     /// Turns a candidate whose signature is good into claims. The only place where they are made. `number` is
     /// no other token's.
     pub(super) fn vouch(&self, candidate: Candidate<'_>, number: u64) -> Result<VerifiedClaims, Reason> {
-        let Candidate { claims, registered, .. } = candidate;
+        let Candidate { jws: Jws { claims, .. }, registered, .. } = candidate;
         let Registered { subject, audiences, expires, .. } = registered;
         let session = if self.is_own {
             let session = registered::session(&claims).filter(|_| !subject.is_empty());

@@ -8,27 +8,13 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value};
 
-/// A token taken apart: a JWS in compact form, whatever it carries.
-#[derive(Debug)]
+/// A token taken apart.
 pub(super) struct Jws<'a> {
     pub(super) header: Header,
-    /// As it came; nobody has looked into it.
-    payload: &'a str,
+    pub(super) claims: Map<String, Value>,
     /// What the signature is over: the first two parts as they came.
     pub(super) signed: &'a [u8],
     pub(super) signature: Vec<u8>,
-}
-
-impl Jws<'_> {
-    /// What it carries.
-    pub(super) fn payload(&self) -> Result<Vec<u8>, Reason> {
-        decode(self.payload)
-    }
-
-    /// What it carries if it is a JWT (RFC 7519 section 7.2): a JSON object.
-    pub(super) fn claims(&self) -> Result<Map<String, Value>, Reason> {
-        object(&self.payload()?)
-    }
 }
 
 /// The header parameters that count. Keys and addresses of keys in a header (`jwk`, `jku`, `x5c`, `x5u`)
@@ -49,13 +35,29 @@ pub(super) enum Kind {
     Other,
 }
 
-/// Takes a JWS in compact form apart. The header is read first: of a token that it condemns nothing else is.
+/// The parts of a JWS in compact form, whatever it carries.
+pub(super) struct Parts<'a> {
+    pub(super) header: Header,
+    pub(super) payload: Vec<u8>,
+    /// What the signature is over: the first two parts as they came.
+    pub(super) signed: &'a [u8],
+    pub(super) signature: Vec<u8>,
+}
+
+/// Takes a token in compact form apart.
 pub(super) fn parse(token: &str) -> Result<Jws<'_>, Reason> {
+    let Parts { header, payload, signed, signature } = split(token)?;
+    Ok(Jws { header, claims: object(&payload)?, signed, signature })
+}
+
+/// Splits a JWS in compact form. The header is read first: of a token that it condemns nothing else is.
+pub(super) fn split(token: &str) -> Result<Parts<'_>, Reason> {
     let (signed, signature) = token.rsplit_once('.').ok_or(Reason::MalformedToken)?;
     let (header, payload) = signed.split_once('.').ok_or(Reason::MalformedToken)?;
     // A further dot (five parts are a JWE) is no base64url.
     let header = self::header(&object(&decode(header)?)?)?;
-    Ok(Jws { header, payload, signed: signed.as_bytes(), signature: decode(signature)? })
+    let (payload, signature) = (decode(payload)?, decode(signature)?);
+    Ok(Parts { header, payload, signed: signed.as_bytes(), signature })
 }
 
 /// Without padding and with zero trailing bits, so that one token has one spelling (RFC 4648 section 3.5).
@@ -104,7 +106,7 @@ mod tests {
     }
 
     fn refusal(token: &str) -> Option<Reason> {
-        parse(token).and_then(|jws| jws.claims()).err()
+        parse(token).err()
     }
 
     fn header_refusal(header: &str) -> Option<Reason> {
@@ -119,7 +121,7 @@ mod tests {
             dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
         let jws = parse(example).unwrap();
         assert_eq!(jws.header, Header { algorithm: Algorithm::Hs256, kid: None, kind: Kind::Jwt });
-        assert_eq!(jws.claims().unwrap()["iss"], "joe");
+        assert_eq!(jws.claims["iss"], "joe");
         assert_eq!(jws.signed, &example.as_bytes()[..example.rfind('.').unwrap()]);
         assert_eq!(jws.signature.len(), 32);
     }
