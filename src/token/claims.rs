@@ -1,6 +1,6 @@
 //! Claims of a verified token: typed access by path, nothing unverified.
 
-use super::registered::{self, Registered};
+use super::registered::{self, Claimed, Registered};
 use crate::clock::Timestamp;
 use crate::json::ClaimPath;
 use crate::session::id::SessionRef;
@@ -68,7 +68,8 @@ impl VerifiedClaims {
     ) -> Option<Self> {
         claims.entry("aud").or_insert_with(|| expected_audiences.into());
         claims.entry("exp").or_insert_with(|| u64::MAX.into());
-        let Registered { subject, audiences, expires, .. } = registered::read(&claims).ok()?;
+        let payload = serde_json::to_vec(&claims).ok()?;
+        let Registered { subject, audiences, expires, .. } = Claimed::find(&payload).ok()?.read().ok()?;
         Some(Self {
             issuer: issuer.into(),
             expected_audiences: expected_audiences.into(),

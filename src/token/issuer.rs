@@ -1,10 +1,10 @@
 //! One issuer: on what terms its tokens are accepted, and holding a token against them.
 
 use super::claims::{GATEWAY_ISSUER, Kept, VerifiedClaims};
-use super::jws::{Jws, Kind};
-use super::registered::{self, Registered};
+use super::jws::{Header, Jws, Kind};
+use super::registered::{self, Claimed, Registered};
 use crate::clock::Timestamp;
-use crate::json::ClaimPath;
+use crate::json::{self, ClaimPath};
 use crate::key_set::cache::{Fetching, IssuerKeys, Refreshed, Snapshot};
 use crate::key_set::{Algorithm, KeySet, KeySetSettings, Source, Verdict};
 use crate::reason::Reason;
@@ -230,15 +230,20 @@ impl Issuer {
     }
 
     /// Everything that can be checked without a key.
-    pub(super) fn examine(&self, jws: &Jws<'_>, now: Timestamp) -> Result<Registered, Reason> {
-        if !self.algorithms.contains(&jws.header.algorithm) {
+    pub(super) fn examine(
+        &self,
+        header: &Header,
+        claimed: &Claimed<'_>,
+        now: Timestamp,
+    ) -> Result<Registered, Reason> {
+        if !self.algorithms.contains(&header.algorithm) {
             return Err(Reason::UnsupportedAlgorithm);
         }
-        match (jws.header.kind, self.token_type) {
+        match (header.kind, self.token_type) {
             (Kind::AccessToken, _) | (Kind::Unsaid | Kind::Jwt, TokenType::Any) => {}
             _ => return Err(Reason::WrongType),
         }
-        let registered = registered::read(&jws.claims)?;
+        let registered = claimed.read()?;
         registered.check_times(now, self.late, self.early)?;
         if self.max_lifetime.is_some_and(|longest| registered.lifetime(now) > longest) {
             return Err(Reason::LifetimeTooLong);
@@ -274,7 +279,8 @@ impl Issuer {
     /// Turns a candidate whose signature is good into claims. The only place where they are made. `number` is
     /// no other token's.
     pub(super) fn vouch(&self, candidate: Candidate<'_>, number: u64) -> Result<VerifiedClaims, Reason> {
-        let Candidate { jws: Jws { claims, .. }, registered, .. } = candidate;
+        let Candidate { jws, registered, .. } = candidate;
+        let claims = json::object(&jws.payload).map_err(|_| Reason::MalformedToken)?;
         let Registered { subject, audiences, expires, .. } = registered;
         let session = if self.is_own {
             let session = registered::session(&claims).filter(|_| !subject.is_empty());

@@ -1,16 +1,44 @@
 //! The registered claims (RFC 7519 section 4.1), read with their types: a claim that is present with the
-//! wrong one is a refusal, whether the claim is required or not.
+//! wrong one is a refusal, whether the claim is required or not. They are read where they stand in the payload, so that
+//! of a forged token no more is made than it takes to refuse it.
 
 use crate::clock::Timestamp;
 use crate::json::ClaimPath;
 use crate::reason::Reason;
 use crate::session::id::{SessionId, SessionRef, UserKey};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
 use serde_json::{Map, Number, Value};
+use std::borrow::Cow;
 use std::time::Duration;
 
 type Claims = Map<String, Value>;
 
-/// The claims that every access token is judged by.
+/// The claims that every access token is judged by, each still JSON. The others are passed over, and a repeated one
+/// of them is not noticed.
+#[derive(Debug, Deserialize)]
+pub(super) struct Claimed<'a> {
+    #[serde(borrow, default, deserialize_with = "present")]
+    iss: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    sub: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    aud: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    exp: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    nbf: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    iat: Option<&'a RawValue>,
+}
+
+/// `null` is a value too, and of the wrong type.
+fn present<'de, D: Deserializer<'de>>(value: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(value).map(Some)
+}
+
+/// Those claims, with their types.
 #[derive(Debug, PartialEq)]
 pub(super) struct Registered {
     pub(super) subject: String,
@@ -20,28 +48,45 @@ pub(super) struct Registered {
     issued: Option<Timestamp>,
 }
 
-/// The `iss`, which decides what everything else is judged by.
-pub(super) fn issuer(claims: &Claims) -> Result<&str, Reason> {
-    let issuer = claims.get("iss").ok_or(Reason::MissingClaim)?;
-    issuer.as_str().ok_or(Reason::MalformedToken)
+impl<'a> Claimed<'a> {
+    /// Finds them in a payload.
+    pub(super) fn find(payload: &'a [u8]) -> Result<Self, Reason> {
+        let text = std::str::from_utf8(payload).map_err(|_| Reason::MalformedToken)?;
+        // What is read here would be found in an array too, by its place.
+        if !text.trim_ascii_start().starts_with('{') {
+            return Err(Reason::MalformedToken);
+        }
+        serde_json::from_str(text).map_err(|_| Reason::MalformedToken)
+    }
+
+    /// The `iss`, which decides what everything else is judged by.
+    pub(super) fn issuer(&self) -> Result<Cow<'a, str>, Reason> {
+        let issuer = self.iss.ok_or(Reason::MissingClaim)?.get();
+        match serde_json::from_str(issuer) {
+            Ok(bare) => Ok(Cow::Borrowed(bare)),
+            // With an escape in it, it stands nowhere as it is meant.
+            Err(_) => typed(issuer).map(Cow::Owned),
+        }
+    }
+
+    /// Reads the others; `exp` and `aud` must be there.
+    pub(super) fn read(&self) -> Result<Registered, Reason> {
+        Ok(Registered {
+            subject: self.sub.map_or(Ok(String::new()), |subject| typed(subject.get()))?,
+            expires: date(self.exp)?.ok_or(Reason::MissingClaim)?,
+            not_before: date(self.nbf)?.unwrap_or_default(),
+            issued: date(self.iat)?,
+            audiences: match self.aud.ok_or(Reason::MissingClaim)?.get() {
+                one if one.starts_with('"') => vec![typed(one)?],
+                several => typed(several)?,
+            },
+        })
+    }
 }
 
-/// Reads the others; `exp` and `aud` must be there.
-pub(super) fn read(claims: &Claims) -> Result<Registered, Reason> {
-    Ok(Registered {
-        subject: match claims.get("sub") {
-            None => String::new(),
-            Some(subject) => subject.as_str().ok_or(Reason::MalformedToken)?.to_owned(),
-        },
-        expires: date(claims, "exp")?.ok_or(Reason::MissingClaim)?,
-        not_before: date(claims, "nbf")?.unwrap_or_default(),
-        issued: date(claims, "iat")?,
-        audiences: match claims.get("aud").ok_or(Reason::MissingClaim)? {
-            Value::String(audience) => vec![audience.clone()],
-            Value::Array(audiences) => strings(audiences)?,
-            _ => return Err(Reason::MalformedToken),
-        },
-    })
+/// A claim's value; malformed if it is of another type.
+fn typed<T: DeserializeOwned>(value: &str) -> Result<T, Reason> {
+    serde_json::from_str(value).map_err(|_| Reason::MalformedToken)
 }
 
 impl Registered {
@@ -105,12 +150,8 @@ fn strings(values: &[Value]) -> Result<Vec<String>, Reason> {
 }
 
 /// A `NumericDate`: seconds, whole or fractional. What lies before the epoch or beyond our time is moved to it.
-fn date(claims: &Claims, name: &str) -> Result<Option<Timestamp>, Reason> {
-    match claims.get(name) {
-        None => Ok(None),
-        Some(Value::Number(seconds)) => Ok(Some(timestamp(seconds))),
-        Some(_) => Err(Reason::MalformedToken),
-    }
+fn date(claim: Option<&RawValue>) -> Result<Option<Timestamp>, Reason> {
+    claim.map(|seconds| typed(seconds.get()).map(|seconds| timestamp(&seconds))).transpose()
 }
 
 #[allow(
@@ -128,12 +169,22 @@ fn timestamp(seconds: &Number) -> Timestamp {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::json;
+    use proptest::prelude::*;
     use serde_json::json;
 
     fn with(name: &str, value: Value) -> Result<Registered, Reason> {
         let mut claims = json!({"iss": "i", "aud": "a", "exp": 2000, "sub": "s"});
         claims[name] = value;
-        read(claims.as_object().unwrap())
+        read(&claims)
+    }
+
+    fn read(claims: &Value) -> Result<Registered, Reason> {
+        Claimed::find(claims.to_string().as_bytes())?.read()
+    }
+
+    fn issuer(payload: &str) -> Result<String, Reason> {
+        Claimed::find(payload.as_bytes())?.issuer().map(Cow::into_owned)
     }
 
     fn times(name: &str, value: Value, now: u64) -> Result<(), Reason> {
@@ -163,17 +214,53 @@ mod tests {
         ] {
             assert_eq!(with("aud", value.clone()), Err(Reason::MalformedToken), "aud {value}");
         }
-        assert_eq!(issuer(json!({"iss": ["i"]}).as_object().unwrap()), Err(Reason::MalformedToken));
-        assert_eq!(issuer(json!({"iss": null}).as_object().unwrap()), Err(Reason::MalformedToken));
+        for payload in [r#"{"iss":["i"]}"#, r#"{"iss":null}"#, r#"{"iss":1}"#] {
+            assert_eq!(issuer(payload), Err(Reason::MalformedToken), "{payload}");
+        }
+    }
+
+    #[test]
+    fn a_claim_is_found_however_it_is_spelt() {
+        for payload in [
+            r#"{"iss":"https://i/x"}"#,
+            r#" { "x" : {"iss":"j"}, "iss" : "https:\/\/i\/x" } "#,
+            r#"{"\u0069ss":"https://i\u002fx","exp":"not looked at"}"#,
+        ] {
+            assert_eq!(issuer(payload).as_deref(), Ok("https://i/x"), "{payload}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_object_or_says_a_claim_twice_is_malformed() {
+        for payload in [
+            "",
+            "null",
+            "1",
+            r#"["i"]"#,
+            r#"["i","s","a",1,1,1]"#,
+            r#"{"iss":"i"} {}"#,
+            r#"{"iss":"i"}x"#,
+            r#"{"iss":"i","iss":"i"}"#,
+            r#"{"iss":"i","exp":1,"exp":1}"#,
+            r#"{"iss":"i","\u0069ss":"i"}"#,
+            "{\"iss\":\"i\",\"x\":\"\u{0}\"}",
+            "\u{feff}{\"iss\":\"i\"}",
+            r#"{"iss":"i","x":}"#,
+            r#"{"iss":"\ud800"}"#,
+        ] {
+            assert_eq!(issuer(payload), Err(Reason::MalformedToken), "{payload}");
+        }
+        assert_eq!(Claimed::find(b"{\"iss\":\"\xff\"}").err(), Some(Reason::MalformedToken));
+        let deep = format!(r#"{{"iss":"i","x":{}{}}}"#, "[".repeat(100_000), "]".repeat(100_000));
+        assert_eq!(issuer(&deep).as_deref(), Ok("i"), "passed over, not gone into");
     }
 
     #[test]
     fn iss_exp_and_aud_are_required_and_the_rest_is_not() {
-        let empty = Map::new();
-        assert_eq!(issuer(&empty), Err(Reason::MissingClaim));
-        assert_eq!(read(json!({"aud": "a"}).as_object().unwrap()), Err(Reason::MissingClaim));
-        assert_eq!(read(json!({"exp": 1}).as_object().unwrap()), Err(Reason::MissingClaim));
-        assert!(read(json!({"exp": 1, "aud": []}).as_object().unwrap()).unwrap().audiences.is_empty());
+        assert_eq!(issuer("{}"), Err(Reason::MissingClaim));
+        assert_eq!(read(&json!({"aud": "a"})), Err(Reason::MissingClaim));
+        assert_eq!(read(&json!({"exp": 1})), Err(Reason::MissingClaim));
+        assert!(read(&json!({"exp": 1, "aud": []})).unwrap().audiences.is_empty());
     }
 
     #[test]
@@ -191,7 +278,7 @@ mod tests {
     #[test]
     fn a_lifetime_counts_from_iat_or_from_now() {
         let lifetime = |claims: Value| {
-            let claims = read(claims.as_object().unwrap()).unwrap();
+            let claims = read(&claims).unwrap();
             claims.lifetime(Timestamp::from_secs(1500)).as_secs()
         };
         assert_eq!(lifetime(json!({"aud": "a", "exp": 2000, "iat": 1000})), 1000);
@@ -250,6 +337,47 @@ mod tests {
             let mut claims = good.clone();
             claims.as_object_mut().unwrap().remove(name);
             assert_eq!(self::session(claims.as_object().unwrap()), None, "{name}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2048, ..ProptestConfig::default() })]
+
+        /// Two readers of one text that differ are a way around the one of them.
+        #[test]
+        fn what_is_found_in_the_text_is_what_the_strict_object_holds(
+            members in prop::collection::vec((
+                prop::sample::select(vec!["iss", r"\u0069ss", "sub", "aud", "exp", "nbf", "x", "ISS", ""]),
+                prop::sample::select(vec![
+                    r#""a""#, r#""a\/\u0062""#, r#""""#, "1", "-1", "1.5e3", "null", "true", "[]", r#"["a","b"]"#,
+                    r#"["a",1]"#, r#"{"iss":"b"}"#, r#"[[{"aud":[]}]]"#,
+                ]),
+            ), 0..6),
+            space in prop::sample::select(vec!["", " ", "\n\t"]),
+        ) {
+            let members: Vec<_> =
+                members.iter().map(|(name, value)| format!("{space}\"{name}\"{space}:{space}{value}")).collect();
+            let payload = format!("{space}{{{}{space}}}{space}", members.join(","));
+            let found = Claimed::find(payload.as_bytes());
+            let Ok(strict) = json::object(payload.as_bytes()) else { return Ok(()) };
+            let found = found.unwrap();
+            let iss = strict.get("iss").map(|iss| iss.as_str().map(ToOwned::to_owned));
+            let expected = iss.ok_or(Reason::MissingClaim).and_then(|iss| iss.ok_or(Reason::MalformedToken));
+            prop_assert_eq!(found.issuer().map(Cow::into_owned), expected);
+            if let Ok(registered) = found.read() {
+                let audiences = match &strict["aud"] {
+                    Value::Array(audiences) => audiences.clone(),
+                    one => vec![one.clone()],
+                };
+                prop_assert_eq!(json!(registered.audiences), Value::Array(audiences));
+                prop_assert_eq!(&*registered.subject, strict.get("sub").map_or("", |sub| sub.as_str().unwrap()));
+                prop_assert_eq!(registered.expires, timestamp(strict["exp"].as_number().unwrap()));
+                let dates = [("nbf", Some(registered.not_before)), ("iat", registered.issued)];
+                for (name, found) in dates {
+                    let strict = strict.get(name).map(|date| timestamp(date.as_number().unwrap()));
+                    prop_assert_eq!(found.unwrap_or_default(), strict.unwrap_or_default());
+                }
+            }
         }
     }
 }

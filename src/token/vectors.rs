@@ -32,7 +32,7 @@ const OTHER_KEYS: &[(u64, &str)] = &[
 
 /// Whether a token's signature is good by these keys, as the verifier judges it.
 fn accepts(keys: &KeySet, token: &str) -> bool {
-    jws::split(token).is_ok_and(|jws| {
+    jws::parse(token).is_ok_and(|jws| {
         let kid = jws.header.kid.as_deref();
         keys.verify(kid, jws.header.algorithm, jws.signed, &jws.signature) == Verdict::Good
     })
@@ -125,7 +125,7 @@ fn the_examples_of_rfc_7520_get_their_verdicts() {
     assert!(verdict(346), "4.2, PS384");
     assert!(!verdict(347), "4.3, ES512, which we do not know");
     assert!(verdict(348), "4.4, HS256");
-    assert_eq!(jws::split(&vector(347).1).err(), Some(Reason::UnsupportedAlgorithm));
+    assert_eq!(jws::parse(&vector(347).1).err(), Some(Reason::UnsupportedAlgorithm));
     let (key, token) = vector(348);
     let keys = single(&key).unwrap();
     let parts: Vec<_> = token.split('.').collect();
@@ -134,7 +134,7 @@ fn the_examples_of_rfc_7520_get_their_verdicts() {
     let one = json!({ "protected": protected, "signature": signature });
     let flat = json!({ "payload": payload, "protected": protected, "signature": signature });
     for json in [json!({ "payload": payload, "signatures": [one] }), flat] {
-        assert_eq!(jws::split(&json.to_string()).err(), Some(Reason::MalformedToken), "4.6 to 4.8, JSON");
+        assert_eq!(jws::parse(&json.to_string()).err(), Some(Reason::MalformedToken), "4.6 to 4.8, JSON");
     }
 }
 
@@ -146,11 +146,11 @@ fn the_examples_of_rfc_7515_that_we_do_not_know_are_refused() {
     let unsecured = "eyJhbGciOiJub25lIn0.eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9\
         pc19yb290Ijp0cnVlfQ.";
     for token in [es512, unsecured] {
-        assert_eq!(jws::split(token).err(), Some(Reason::UnsupportedAlgorithm));
+        assert_eq!(jws::parse(token).err(), Some(Reason::UnsupportedAlgorithm));
     }
     // RFC 7515 appendix E: an extension that nobody knows, and is critical.
     let critical = "eyJhbGciOiJub25lIiwNCiAiY3JpdCI6WyJodHRwOi8vZXhhbXBsZS5jb20vVU5ERUZJTkVEIl0sDQogImh0dHA6Ly9leGFtcGxl\
         LmNvbS9VTkRFRklORUQiOnRydWUNCn0.RkFJTA.";
-    assert_eq!(jws::split(critical).err(), Some(Reason::MalformedToken));
+    assert_eq!(jws::parse(critical).err(), Some(Reason::MalformedToken));
     assert!(Algorithm::parse("ES512").is_none());
 }

@@ -1,11 +1,13 @@
 //! Deciding whether a token is good: whose it is, whether it is of the right kind and time, and whether
-//! its signature is by a key of that issuer. Cheap checks come first, the signature last.
+//! its signature is by a key of that issuer. Cheap checks come first, then the signature; of a token that fails them
+//! no more is read than that takes.
 
 use super::claims::VerifiedClaims;
 use super::issuer::{Candidate, Issuer, Keys, Unverified, check_after_fetch};
 pub use super::issuer::{IssuerError, IssuerSettings, OwnIssuer, TokenType};
+use super::jws;
+use super::registered::Claimed;
 use super::verified_cache::{Entry, VerifiedCache};
-use super::{jws, registered};
 use crate::clock::Timestamp;
 use crate::key_set::cache::{Fetching, IssuerKeys};
 use crate::reason::Reason;
@@ -154,14 +156,16 @@ impl Verifier {
     fn examine<'a>(&self, token: &'a str, now: Timestamp, only_own: bool) -> Result<Candidate<'a>, Refusal> {
         let unknown = |reason| refuse(reason, None);
         let jws = jws::parse(token).map_err(unknown)?;
-        let iss = registered::issuer(&jws.claims).map_err(unknown)?;
+        let claimed = Claimed::find(&jws.payload).map_err(unknown)?;
+        let iss = claimed.issuer().map_err(unknown)?;
         let (index, issuer) = self
             .places
-            .get(iss)
+            .get(&*iss)
             .and_then(|place| Some((*place, self.issuers.get(*place)?)))
             .filter(|(_, issuer)| issuer.is_own || !only_own)
             .ok_or_else(|| unknown(Reason::UnknownIssuer))?;
-        let registered = issuer.examine(&jws, now).map_err(|reason| refuse(reason, Some(issuer)))?;
+        let registered =
+            issuer.examine(&jws.header, &claimed, now).map_err(|reason| refuse(reason, Some(issuer)))?;
         Ok(Candidate { jws, registered, issuer: index })
     }
 }
@@ -335,7 +339,10 @@ mod tests {
     }
 
     fn hs256(secret: &[u8], header: &Value, claims: &Value) -> String {
-        let signed = unsigned(header, claims);
+        hs256_signed(secret, &unsigned(header, claims))
+    }
+
+    fn hs256_signed(secret: &[u8], signed: &str) -> String {
         let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), signed.as_bytes());
         format!("{signed}.{}", URL_SAFE_NO_PAD.encode(tag))
     }
@@ -427,6 +434,43 @@ mod tests {
             );
         }
         assert_eq!(rig.hits(), 0);
+    }
+
+    #[tokio::test]
+    async fn claims_must_be_one_strict_json_object() {
+        let rig = Rig::new();
+        let header = URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256"}"#);
+        let signed = |claims: &str| format!("{header}.{}", URL_SAFE_NO_PAD.encode(claims));
+        let usual = format!(r#""iss":"https:\/\/legacy.example","aud":"api","exp":{}"#, NOW.as_secs() + 300);
+        let good = format!("{{{usual}}}");
+        assert_eq!(rig.refusal(&hs256_signed(SECRET, &signed(&good))).await, None);
+        for claims in [
+            String::new(),
+            "[]".into(),
+            "null".into(),
+            "1".into(),
+            format!("{good} {{}}"),
+            format!("{{{usual},\"aud\":\"api\"}}"),
+            format!("{{{usual},\"\\u0061ud\":\"api\"}}"),
+            format!("{{{usual},\"n\":\"\u{0}\"}}"),
+        ] {
+            let refusal = rig.refusal(&hs256_signed(SECRET, &signed(&claims))).await;
+            assert_eq!(refusal, Some(Reason::MalformedToken), "{claims}");
+            let refusal = rig.refusal(&hs256_signed(b"forged", &signed(&claims))).await;
+            assert_eq!(refusal, Some(Reason::MalformedToken), "{claims}");
+        }
+        // What does not count for the verdict is looked at once the signature is good.
+        for claims in [
+            format!("{{{usual},\"a\":1,\"a\":1}}"),
+            format!("{{{usual},\"a\":[{{\"b\":1,\"b\":2}}]}}"),
+            format!("{{{usual},\"a\":1e999}}"),
+            format!("{{{usual},\"a\":{}{}}}", "[".repeat(9000), "]".repeat(9000)),
+        ] {
+            let refusal = rig.refusal(&hs256_signed(SECRET, &signed(&claims))).await;
+            assert_eq!(refusal, Some(Reason::MalformedToken), "{claims}");
+            let refusal = rig.refusal(&hs256_signed(b"forged", &signed(&claims))).await;
+            assert_eq!(refusal, Some(Reason::BadSignature), "{claims}");
+        }
     }
 
     #[tokio::test]
@@ -731,7 +775,7 @@ mod tests {
 
         #[test]
         fn no_text_makes_the_verifier_panic(text in "(\\PC{0,40}|[A-Za-z0-9_.=-]{0,80}|eyJ[A-Za-z0-9_-]{0,40}\\.eyJ[A-Za-z0-9_-]{0,40}\\.[A-Za-z0-9_-]{0,20})") {
-            prop_assert!(jws::parse(&text).is_err());
+            prop_assert!(jws::parse(&text).and_then(|jws| Claimed::find(&jws.payload).map(drop)).is_err());
         }
     }
 
