@@ -88,6 +88,15 @@ impl ObjectWriter {
         self.put_text(text);
     }
 
+    /// Adds a text of the program's own under a name of its own, neither with anything in it that JSON would escape.
+    pub fn bare(&mut self, name: &'static str, text: &'static str) {
+        debug_assert!(is_bare(name) && is_bare(text), "{name} {text}");
+        self.text.push(if self.text.is_empty() { b'{' } else { b',' });
+        for part in ["\"", name, "\":\"", text, "\""] {
+            self.text.extend_from_slice(part.as_bytes());
+        }
+    }
+
     /// Adds a whole number.
     pub fn number(&mut self, name: &str, number: u64) {
         self.value(name, &number);
@@ -224,10 +233,12 @@ mod tests {
         for text in texts {
             let mut writer = ObjectWriter::new(0);
             writer.text(text, text);
+            writer.bare("b", "plain");
             writer.number("n", u64::MAX);
             writer.value("v", &serde_json::json!([text, {"x": null}]));
             let read = object(&writer.finish().unwrap()).unwrap();
-            let expected = serde_json::json!({ text: text, "n": u64::MAX, "v": [text, {"x": null}] });
+            let expected =
+                serde_json::json!({ text: text, "b": "plain", "n": u64::MAX, "v": [text, {"x": null}] });
             assert_eq!(Value::Object(read), expected);
         }
         assert_eq!(ObjectWriter::new(0).finish().unwrap(), b"{}");

@@ -7,6 +7,11 @@ use http::header::{self, HeaderName, HeaderValue};
 use serde::Serialize;
 use std::time::Duration;
 
+/// Values that most refusals have, checked at compile time.
+const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+const PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json");
+const BEARER: HeaderValue = HeaderValue::from_static("Bearer");
+
 /// Room for a usual problem document.
 const USUAL_DOCUMENT: usize = 256;
 
@@ -39,11 +44,14 @@ impl Reply {
         reply.with_static(header::CONTENT_TYPE, "application/json")
     }
 
-    /// Adds a header whose value is known at compile time: so it need not be checked at run time.
+    /// Adds a header whose value is known at compile time.
     #[must_use]
-    #[inline]
-    pub fn with_static(mut self, name: HeaderName, value: &'static str) -> Self {
-        self.headers.push((name, HeaderValue::from_static(value)));
+    pub fn with_static(self, name: HeaderName, value: &'static str) -> Self {
+        self.with_value(name, HeaderValue::from_static(value))
+    }
+
+    fn with_value(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.push((name, value));
         self
     }
 
@@ -72,7 +80,7 @@ impl Reply {
     /// that accepts only HTML.
     pub fn problem(status: u16, reason: Reason, detail: &str, request_id: &str, html_only: bool) -> Self {
         let title = status_title(status);
-        let mut reply = Self::empty(status).with_static(header::CACHE_CONTROL, "no-store");
+        let mut reply = Self::empty(status).with_value(header::CACHE_CONTROL, NO_STORE);
         if html_only {
             reply.body = Bytes::from(format!(
                 "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{status} {title}</title></head>\n\
@@ -83,14 +91,14 @@ impl Reply {
             return reply.with_static(header::CONTENT_TYPE, "text/html; charset=utf-8");
         }
         reply.body = problem_document(detail, reason.as_str(), request_id, status, title);
-        reply.with_static(header::CONTENT_TYPE, "application/problem+json")
+        reply.with_value(header::CONTENT_TYPE, PROBLEM)
     }
 
     /// Adds the bearer challenge of RFC 6750 section 3. Every text in it is fixed or from the configuration.
     #[must_use]
     pub fn challenge(self, challenge: &Challenge<'_>) -> Self {
         match challenge {
-            Challenge::Bare => self.with_static(header::WWW_AUTHENTICATE, "Bearer"),
+            Challenge::Bare => self.with_value(header::WWW_AUTHENTICATE, BEARER),
             _ => self.with(header::WWW_AUTHENTICATE, &challenge.to_string()),
         }
     }
@@ -107,14 +115,20 @@ struct EndpointError<'a> {
 }
 
 /// A problem document (RFC 9457 section 3.1).
-fn problem_document(detail: &str, reason: &str, request_id: &str, status: u16, title: &str) -> Bytes {
+fn problem_document(
+    detail: &str,
+    reason: &'static str,
+    request_id: &str,
+    status: u16,
+    title: &'static str,
+) -> Bytes {
     let mut document = ObjectWriter::new(USUAL_DOCUMENT);
     document.text("detail", detail);
-    document.text("reason", reason);
+    document.bare("reason", reason);
     document.text("requestId", request_id);
     document.number("status", status.into());
-    document.text("title", title);
-    document.text("type", "about:blank");
+    document.bare("title", title);
+    document.bare("type", "about:blank");
     document.finish().unwrap_or_default().into()
 }
 

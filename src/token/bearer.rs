@@ -63,7 +63,8 @@ pub fn is_b64token(text: &str) -> bool {
 }
 
 const fn is_b64(b: u8) -> bool {
-    b.is_ascii_alphanumeric() | matches!(b, b'-' | b'.' | b'_' | b'~' | b'+' | b'/')
+    // `-`, `.` and `/` stand right before the digits. The fewer comparisons, the more bytes at a time.
+    b.is_ascii_alphabetic() | matches!(b, b'-'..=b'9' | b'_' | b'~' | b'+')
 }
 
 #[cfg(test)]
@@ -123,6 +124,13 @@ mod tests {
         assert_eq!(find(&headers(&[b"Bearer a", b"Bearer a"]), 100), Bearer::Malformed);
         assert_eq!(unread(&headers(&[b"Bearer a", b"Bearer a"])), None);
         assert_eq!(find(&headers(&[b"Bearer a", b"Basic b"]), 100), Bearer::Malformed);
+    }
+
+    #[test]
+    fn no_other_byte_is_in_a_token() {
+        for b in 0..=u8::MAX {
+            assert_eq!(is_b64(b), b.is_ascii_alphanumeric() || b"-._~+/".contains(&b), "{b}");
+        }
     }
 
     #[test]

@@ -39,12 +39,18 @@ pub(super) enum Kind {
 
 /// Takes a JWS in compact form apart. The header is read first: of a token that it condemns nothing else is.
 pub(super) fn parse(token: &str) -> Result<Jws<'_>, Reason> {
-    let (signed, signature) = token.rsplit_once('.').ok_or(Reason::MalformedToken)?;
+    let (signed, signature) = split_last(token).ok_or(Reason::MalformedToken)?;
     let (header, payload) = signed.split_once('.').ok_or(Reason::MalformedToken)?;
     // A further dot (five parts are a JWE) is no base64url.
     let header = self::header(&decode(header)?)?;
     let (payload, signature) = (decode(payload)?, decode(signature)?);
     Ok(Jws { header, payload, signed: signed.as_bytes(), signature })
+}
+
+/// At the last dot, which is far into the token.
+fn split_last(token: &str) -> Option<(&str, &str)> {
+    let dot = memchr::memrchr(b'.', token.as_bytes())?;
+    Some((token.get(..dot)?, token.get(dot + 1..)?))
 }
 
 /// Without padding and with zero trailing bits, so that one token has one spelling (RFC 4648 section 3.5).
