@@ -233,8 +233,10 @@ impl VerifiedCache {
         let token = token.as_bytes();
         let bytes = token.len() as u64 + entry.bytes;
         let fill = |free: u64| free.checked_sub(bytes);
-        let fits = self.free.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fill).is_ok();
-        if fits || self.came.again(token) {
+        let fits = || self.free.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fill).is_ok();
+        // Verified anew after a change of the keys or the configuration, it has its place already.
+        let is_kept = self.entries.contains_key(&Sought(token));
+        if is_kept || fits() || self.came.again(token) {
             self.entries.insert(Token(token.into()), entry);
         }
     }
@@ -317,6 +319,25 @@ mod tests {
         cache.insert(&token(999), entry("a"));
         assert!(kept(999));
         assert_eq!((0..1000).filter(|number| kept(*number)).count(), first + 1);
+    }
+
+    #[test]
+    fn what_is_kept_and_no_longer_good_gives_its_place_to_the_same_token() {
+        let cache = cache(1 << 20);
+        for number in 0..1000 {
+            cache.insert(&format!("{number:0500}"), entry("a"));
+        }
+        // Not all have found room, and no more has room.
+        let kept = cache.entries.len();
+        assert!(kept < 1000, "{cache:?}");
+        let is_new = |entry: &Entry| entry.verifier == 1;
+        for number in 0..kept {
+            let token = format!("{number:0500}");
+            assert!(cache.get(token.as_bytes(), is_new).is_none());
+            cache.insert(&token, Entry { verifier: 1, ..entry("a") });
+            assert!(cache.get(token.as_bytes(), is_new).is_some(), "{number}");
+        }
+        assert_eq!(cache.entries.len(), kept);
     }
 
     #[test]
