@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
-use tables::{FORMAT, NUMBERS, REVOCATIONS, SESSIONS, Tables, USERS, unavailable};
+use tables::{ENDED, FORMAT, NUMBERS, REVOCATIONS, SESSIONS, Tables, USERS, unavailable};
 use writer::{Writer, writer};
 
 /// The layout this version reads and writes.
@@ -194,8 +194,9 @@ impl SessionStore for EmbeddedStore {
         let token = *token;
         self.read(move |txn, _| {
             let sessions = txn.open_table(SESSIONS).map_err(unavailable)?;
+            let ended = txn.open_table(ENDED).map_err(unavailable)?;
             let users = txn.open_table(USERS).map_err(unavailable)?;
-            tables::is_ended(&sessions, &users, &token)
+            tables::is_ended(&sessions, &ended, &users, &token)
         })
         .await
     }
@@ -245,6 +246,7 @@ fn prepare(path: &Path, database: &Database) -> Result<(), OpenError> {
         return Err(OpenError::Layout { path: path.to_owned(), found });
     }
     txn.open_table(SESSIONS).map_err(|error| damaged(path, error))?;
+    txn.open_table(ENDED).map_err(|error| damaged(path, error))?;
     txn.open_table(USERS).map_err(|error| damaged(path, error))?;
     txn.open_table(REVOCATIONS).map_err(|error| damaged(path, error))?;
     txn.commit().map_err(|error| damaged(path, error))

@@ -14,7 +14,11 @@ use serde::{Deserialize, Serialize};
 /// User key (12 bytes) and session id (16): all of one user's sessions lie side by side.
 type SessionKey = [u8; 28];
 
+/// Those that were not ended: as many of a user as may live, so that what they are gone through for costs no more for
+/// who has had many.
 pub(super) const SESSIONS: TableDefinition<'_, SessionKey, &[u8]> = TableDefinition::new("sessions");
+/// Those that were, kept for a replay of their tokens to be known as what it is.
+pub(super) const ENDED: TableDefinition<'_, SessionKey, &[u8]> = TableDefinition::new("ended_sessions");
 pub(super) const USERS: TableDefinition<'_, [u8; 12], &[u8]> = TableDefinition::new("users");
 pub(super) const REVOCATIONS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("revocations");
 pub(super) const NUMBERS: TableDefinition<'_, &str, u64> = TableDefinition::new("numbers");
@@ -57,12 +61,14 @@ enum StoredRevocation {
 #[derive(Debug, Default)]
 pub(super) struct Sweep {
     session: Option<SessionKey>,
+    ended: Option<SessionKey>,
     user: Option<[u8; 12]>,
 }
 
 /// The tables, open for writing.
 pub(super) struct Tables<'txn> {
     sessions: Table<'txn, SessionKey, &'static [u8]>,
+    ended: Table<'txn, SessionKey, &'static [u8]>,
     users: Table<'txn, [u8; 12], &'static [u8]>,
     revocations: Table<'txn, u64, &'static [u8]>,
     numbers: Table<'txn, &'static str, u64>,
@@ -75,6 +81,7 @@ impl<'txn> Tables<'txn> {
     pub(super) fn open(txn: &'txn WriteTransaction, policy: RotationPolicy) -> Result<Self, StoreError> {
         Ok(Self {
             sessions: txn.open_table(SESSIONS).map_err(unavailable)?,
+            ended: txn.open_table(ENDED).map_err(unavailable)?,
             users: txn.open_table(USERS).map_err(unavailable)?,
             revocations: txn.open_table(REVOCATIONS).map_err(unavailable)?,
             numbers: txn.open_table(NUMBERS).map_err(unavailable)?,
@@ -86,11 +93,10 @@ impl<'txn> Tables<'txn> {
     pub(super) fn open_session(&mut self, new: NewSession, now: Timestamp) -> Result<Opened, StoreError> {
         let (user, id) = (new.user, new.id);
         let mut state = user_state(&self.users, user)?;
-        let sessions = sessions_of(&self.sessions, user)?;
         // Repeated after an answer that got lost.
-        if let Some((_, stored)) = sessions.iter().find(|(other, _)| *other == id) {
+        if let Some(stored) = self.session(user, id)? {
             return if stored.family.secret_hash == new.secret_hash {
-                Ok(Opened { session: stored.clone().record(id, user), evicted: Vec::new() })
+                Ok(Opened { session: stored.record(id, user), evicted: Vec::new() })
             } else {
                 Err(StoreError::Corrupt("the identifier of a new session is taken".to_owned()))
             };
@@ -99,8 +105,15 @@ impl<'txn> Tables<'txn> {
             state = UserState { epoch: new.known_epoch };
             self.raise(user, state, now)?;
         }
-        let mut alive: Vec<_> =
-            sessions.into_iter().filter(|(_, stored)| stored.family.is_alive(state, now)).collect();
+        let mut alive = Vec::new();
+        for (id, stored) in sessions_of(&self.sessions, user)? {
+            if stored.family.is_alive(state, now) {
+                alive.push((id, stored));
+            } else if stored.family.is_revoked(state) {
+                // Left here by a version that had one table for all.
+                self.put_away(user, id, &stored)?;
+            }
+        }
         alive.sort_by_key(|(id, stored)| (stored.family.last_seen, *id));
         let room = usize::try_from(self.policy.max_per_user.max(1) - 1).unwrap_or(usize::MAX);
         let excess = alive.len().saturating_sub(room);
@@ -119,7 +132,7 @@ impl<'txn> Tables<'txn> {
     pub(super) fn rotate(&mut self, presented: &Presented, now: Timestamp) -> Result<Rotation, StoreError> {
         let Presented { user, session, .. } = *presented;
         let state = user_state(&self.users, user)?;
-        let stored = session_of(&self.sessions, user, session)?;
+        let stored = self.session(user, session)?;
         let family = stored.as_ref().map(|stored| &stored.family);
         let step = family::rotate(family, state, presented, now, &self.policy);
 
@@ -146,7 +159,7 @@ impl<'txn> Tables<'txn> {
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         let state = user_state(&self.users, user)?;
-        match session_of(&self.sessions, user, session)? {
+        match self.session(user, session)? {
             Some(stored) if stored.family.is_alive(state, now) => {
                 self.end_stored(user, session, stored, why, now)?;
                 Ok(true)
@@ -166,7 +179,7 @@ impl<'txn> Tables<'txn> {
 
     pub(super) fn confirm(&mut self, seen: &[SessionRef]) -> Result<(), StoreError> {
         for seen in seen {
-            let Some(stored) = session_of(&self.sessions, seen.user, seen.session)? else { continue };
+            let Some(stored) = session_in(&self.sessions, seen.user, seen.session)? else { continue };
             let Some(family) = stored.family.confirmed_by(seen) else { continue };
             self.put_session(seen.user, seen.session, &StoredSession { family, ..stored })?;
         }
@@ -177,7 +190,7 @@ impl<'txn> Tables<'txn> {
         match *known {
             Revocation::Session { session, user, .. } => {
                 let state = user_state(&self.users, user)?;
-                match session_of(&self.sessions, user, session)? {
+                match self.session(user, session)? {
                     None => self.revoke_session(user, session, now),
                     Some(stored) if stored.family.is_revoked(state) => Ok(()),
                     Some(stored) => self.end_stored(user, session, stored, EndReason::Logout, now),
@@ -193,21 +206,8 @@ impl<'txn> Tables<'txn> {
     /// Removes a bounded number of entries that nobody can need any more.
     pub(super) fn sweep(&mut self, sweep: &mut Sweep, now: Timestamp) -> Result<(), StoreError> {
         let gone = |until: Timestamp| now > until.plus(LINGER);
-        let mut dead = Vec::new();
-
-        let from = sweep.session.take().unwrap_or([0; 28]);
-        for entry in self.sessions.range(from..).map_err(unavailable)?.take(SWEPT) {
-            let (key, value) = entry.map_err(unavailable)?;
-            sweep.session = Some(key.value());
-            if decode::<StoredSession>(value.value()).is_ok_and(|stored| gone(stored.family.idle_expiry)) {
-                dead.push(key.value());
-            }
-        }
-        // Came to the end: begin again, next time.
-        sweep.session = sweep.session.filter(|last| *last != from);
-        for key in dead {
-            self.sessions.remove(key).map_err(unavailable)?;
-        }
+        sweep_sessions(&mut self.sessions, &mut sweep.session, gone)?;
+        sweep_sessions(&mut self.ended, &mut sweep.ended, gone)?;
 
         let mut dead = Vec::new();
         let from = sweep.user.take().unwrap_or([0; 12]);
@@ -257,18 +257,45 @@ impl<'txn> Tables<'txn> {
         session: SessionId,
         stored: &StoredSession,
     ) -> Result<(), StoreError> {
+        if stored.family.ended.is_some() {
+            return self.put_away(user, session, stored);
+        }
         let value = encode(stored)?;
         self.sessions.insert(session_key(user, session), value.as_slice()).map_err(unavailable)?;
         self.changed = true;
         Ok(())
     }
 
+    /// Puts a session that is ended where it is in nobody's way.
+    fn put_away(
+        &mut self,
+        user: UserKey,
+        session: SessionId,
+        stored: &StoredSession,
+    ) -> Result<(), StoreError> {
+        let (key, value) = (session_key(user, session), encode(stored)?);
+        self.sessions.remove(key).map_err(unavailable)?;
+        self.ended.insert(key, value.as_slice()).map_err(unavailable)?;
+        self.changed = true;
+        Ok(())
+    }
+
+    fn session(&self, user: UserKey, session: SessionId) -> Result<Option<StoredSession>, StoreError> {
+        session_of(&self.sessions, &self.ended, user, session)
+    }
+
     fn raise(&mut self, user: UserKey, to: UserState, now: Timestamp) -> Result<(), StoreError> {
         let until = now.plus(self.policy.revocation_lifetime());
-        let sessions = sessions_of(&self.sessions, user)?;
-        let last = sessions.iter().map(|(_, stored)| stored.family.absolute_expiry);
-        let keep_until = last.fold(until.plus(self.policy.absolute), Ord::max).as_millis();
-        let value = encode(&StoredUser { epoch: to.epoch, keep_until })?;
+        let before = self.users.get(*user.as_bytes()).map_err(unavailable)?;
+        let before = before.map(|user| decode::<StoredUser>(user.value())).transpose()?;
+        let before = before.map_or(Timestamp::default(), |user| Timestamp::from_millis(user.keep_until));
+        let mut last = before.max(until.plus(self.policy.absolute));
+        for (id, stored) in sessions_of(&self.sessions, user)? {
+            last = last.max(stored.family.absolute_expiry);
+            // The epoch is what ends them.
+            self.put_away(user, id, &stored)?;
+        }
+        let value = encode(&StoredUser { epoch: to.epoch, keep_until: last.as_millis() })?;
         self.users.insert(*user.as_bytes(), value.as_slice()).map_err(unavailable)?;
         let (user, until) = (*user.as_bytes(), until.as_millis());
         self.append(&StoredRevocation::User { user, epoch: to.epoch, until })
@@ -319,11 +346,12 @@ pub(super) fn list(
 /// Whether a session is ended or gone.
 pub(super) fn is_ended(
     sessions: &impl ReadableTable<SessionKey, &'static [u8]>,
+    ended: &impl ReadableTable<SessionKey, &'static [u8]>,
     users: &impl ReadableTable<[u8; 12], &'static [u8]>,
     token: &SessionRef,
 ) -> Result<bool, StoreError> {
     let state = user_state(users, token.user)?;
-    let stored = session_of(sessions, token.user, token.session)?;
+    let stored = session_of(sessions, ended, token.user, token.session)?;
     let alive = stored.is_some_and(|stored| stored.family.ended.is_none());
     Ok(!alive || token.epoch < state.epoch)
 }
@@ -368,15 +396,52 @@ fn user_state(
     Ok(UserState { epoch: stored.epoch })
 }
 
+/// A session, ended or not.
 fn session_of(
     sessions: &impl ReadableTable<SessionKey, &'static [u8]>,
+    ended: &impl ReadableTable<SessionKey, &'static [u8]>,
     user: UserKey,
     session: SessionId,
 ) -> Result<Option<StoredSession>, StoreError> {
-    let value = sessions.get(session_key(user, session)).map_err(unavailable)?;
+    match session_in(sessions, user, session)? {
+        None => session_in(ended, user, session),
+        found => Ok(found),
+    }
+}
+
+fn session_in(
+    table: &impl ReadableTable<SessionKey, &'static [u8]>,
+    user: UserKey,
+    session: SessionId,
+) -> Result<Option<StoredSession>, StoreError> {
+    let value = table.get(session_key(user, session)).map_err(unavailable)?;
     value.map(|value| decode(value.value())).transpose()
 }
 
+/// Looks at some more sessions of a table, and removes those that are gone.
+fn sweep_sessions(
+    table: &mut Table<'_, SessionKey, &'static [u8]>,
+    swept: &mut Option<SessionKey>,
+    gone: impl Fn(Timestamp) -> bool,
+) -> Result<(), StoreError> {
+    let mut dead = Vec::new();
+    let from = swept.take().unwrap_or([0; 28]);
+    for entry in table.range(from..).map_err(unavailable)?.take(SWEPT) {
+        let (key, value) = entry.map_err(unavailable)?;
+        *swept = Some(key.value());
+        if decode::<StoredSession>(value.value()).is_ok_and(|stored| gone(stored.family.idle_expiry)) {
+            dead.push(key.value());
+        }
+    }
+    // Came to the end: begin again, next time.
+    *swept = swept.filter(|last| *last != from);
+    for key in dead {
+        table.remove(key).map_err(unavailable)?;
+    }
+    Ok(())
+}
+
+/// The sessions of a user that were not ended.
 fn sessions_of(
     sessions: &impl ReadableTable<SessionKey, &'static [u8]>,
     user: UserKey,

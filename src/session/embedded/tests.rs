@@ -4,7 +4,7 @@ use super::{EmbeddedStore, OpenError, tables};
 use crate::clock::{Clock, ManualClock, random_bytes};
 use crate::session::conformance::{self, Rig, every_store_must};
 use crate::session::family::{LINGER, Outcome, RotationPolicy};
-use crate::session::id::{SessionId, UserKey};
+use crate::session::id::{SessionId, SessionRef, UserKey};
 use crate::session::refresh_token::Presented;
 use crate::session::store::{Cursor, Delivery, EndReason, NewSession, SessionStore, StoreError};
 use async_trait::async_trait;
@@ -208,11 +208,90 @@ async fn what_has_expired_is_swept_and_cursors_stay_good() {
     }
     let txn = store.handle.get().unwrap().begin_read().unwrap();
     assert!(txn.open_table(tables::SESSIONS).unwrap().len().unwrap() <= 60);
+    assert_eq!(txn.open_table(tables::ENDED).unwrap().len().unwrap(), 0);
     assert_eq!(txn.open_table(tables::USERS).unwrap().len().unwrap(), 0);
     assert_eq!(txn.open_table(tables::REVOCATIONS).unwrap().len().unwrap(), 0);
     drop(txn);
     store.end_all(UserKey::from_bytes([1; 12])).await.unwrap();
     assert_eq!(store.revocations(&cursor).await.unwrap().0.len(), 1);
+}
+
+/// How many sessions lie where those of a user are gone through, and how many where they are in nobody's way.
+fn counts(store: &EmbeddedStore) -> (u64, u64) {
+    let txn = store.handle.get().unwrap().begin_read().unwrap();
+    let count = |table| txn.open_table(table).unwrap().len().unwrap();
+    (count(tables::SESSIONS), count(tables::ENDED))
+}
+
+#[tokio::test]
+async fn what_is_ended_is_in_nobodys_way_and_still_known() {
+    let (folder, clock) = (Folder::new(), conformance::clock());
+    let store = open(&folder.file(), &clock).unwrap();
+    let user = UserKey::from_bytes([7; 12]);
+    let mut all = Vec::new();
+    for _ in 0..120 {
+        let new = NewSession { user, ..new_session(&clock) };
+        store.open(new.clone()).await.unwrap();
+        all.push(new);
+        clock.advance(Duration::from_secs(1));
+    }
+    assert_eq!(counts(&store), (50, 70));
+    store.end(user, all[119].id, EndReason::Logout).await.unwrap();
+    clock.advance(Duration::from_secs(100));
+    for _ in 0..2 {
+        store.rotate(&token(&all[118], 0)).await.unwrap();
+        clock.advance(Duration::from_secs(100));
+    }
+    store.rotate(&token(&all[118], 1)).await.unwrap();
+    clock.advance(Duration::from_secs(100));
+    assert_eq!(store.rotate(&token(&all[118], 0)).await.unwrap().outcome, Outcome::Reused);
+    assert_eq!(counts(&store), (48, 72));
+    assert_eq!(store.list(user).await.unwrap().len(), 48);
+
+    let revoked = async |store: &EmbeddedStore, new: &NewSession| {
+        let reference = SessionRef { session: new.id, user, generation: 0, epoch: new.known_epoch };
+        assert!(store.is_ended(&reference).await.unwrap());
+        assert!(!store.end(user, new.id, EndReason::Logout).await.unwrap());
+        assert_eq!(store.rotate(&token(new, 0)).await.unwrap().outcome, Outcome::Revoked);
+        // The answer to its login may have been lost, and be asked for again.
+        assert_eq!(store.open(new.clone()).await.unwrap().session.id, new.id);
+    };
+    for at in [0, 69, 118, 119] {
+        revoked(&store, &all[at]).await;
+    }
+    assert_eq!(store.end_all(user).await.unwrap().ended, 48);
+    assert_eq!(counts(&store), (0, 120));
+    store.confirm(&[SessionRef { session: all[100].id, user, generation: 0, epoch: 0 }]).await.unwrap();
+    drop(store);
+    let store = open(&folder.file(), &clock).unwrap();
+    for new in &all {
+        revoked(&store, new).await;
+    }
+    assert_eq!(counts(&store), (0, 120));
+}
+
+#[tokio::test]
+async fn what_an_earlier_version_left_among_the_living_is_put_away() {
+    let (folder, clock) = (Folder::new(), conformance::clock());
+    let store = open(&folder.file(), &clock).unwrap();
+    let user = UserKey::from_bytes([7; 12]);
+    let new = NewSession { user, ..new_session(&clock) };
+    store.open(new.clone()).await.unwrap();
+    store.end(user, new.id, EndReason::Logout).await.unwrap();
+    let txn = store.handle.get().unwrap().begin_write().unwrap();
+    {
+        let key = tables::session_key(user, new.id);
+        let mut ended = txn.open_table(tables::ENDED).unwrap();
+        let value = ended.remove(key).unwrap().unwrap().value().to_vec();
+        txn.open_table(tables::SESSIONS).unwrap().insert(key, &*value).unwrap();
+    }
+    txn.commit().unwrap();
+    assert_eq!(counts(&store), (1, 0));
+    assert_eq!(store.rotate(&token(&new, 0)).await.unwrap().outcome, Outcome::Revoked);
+    let other = NewSession { user, ..new_session(&clock) };
+    store.open(other).await.unwrap();
+    assert_eq!(counts(&store), (1, 1));
+    assert_eq!(store.rotate(&token(&new, 0)).await.unwrap().outcome, Outcome::Revoked);
 }
 
 /// A disk that is full when told so.
