@@ -1,5 +1,5 @@
 //! What the parts of a request cost by themselves, and how that grows: with routes, issuers, keys, tokens kept,
-//! sessions ended, header fields. `cargo bench --bench parts` prints, for each part and size, nanoseconds (the
+//! sessions ended, sessions a user had, header fields. `cargo bench --bench parts` prints, for each part and size, nanoseconds (the
 //! best and the median of many short runs) and the best in parts of that of the smallest size.
 
 // A bench panics to fail.
@@ -24,9 +24,11 @@ use portcullis::policy::requirement::Requirement;
 use portcullis::policy::route::{RouteMatch, RouteTable};
 use portcullis::policy::{Caller, authorize};
 use portcullis::secret::Secret;
+use portcullis::session::embedded::EmbeddedStore;
+use portcullis::session::family::RotationPolicy;
 use portcullis::session::id::{SessionId, SessionRef, UserKey};
 use portcullis::session::revocation::Revocations;
-use portcullis::session::store::Revocation;
+use portcullis::session::store::{Delivery, NewSession, Revocation, SessionStore as _};
 use portcullis::token::claims::VerifiedClaims;
 use portcullis::token::signer::Signer;
 use portcullis::token::signing_key::SigningAlgorithm;
@@ -55,6 +57,7 @@ fn main() {
     verify();
     try_keys();
     ask_for_revocations();
+    open_a_session();
     decide();
     sort_out_headers();
 }
@@ -263,6 +266,40 @@ fn ask_for_revocations() {
             revocations.is_revoked(&SessionRef { session, user, generation: 0, epoch: 0 })
         });
     }
+}
+
+/// On the embedded store, durably: each ends the longest idle of the fifty that the user may have.
+fn open_a_session() {
+    let mut part = Part::new("open a session, embedded store, sessions the user had");
+    let user = UserKey::from_bytes([2; 12]);
+    let folder = std::env::temp_dir().join(format!("portcullis-parts-{}", std::process::id()));
+    for size in [100, 1000, 10_000] {
+        let file = folder.join(format!("{size}.redb"));
+        let store = EmbeddedStore::open(&file, RotationPolicy::default(), Arc::new(SystemClock)).unwrap();
+        let open = async |number: usize| {
+            let mut id = [0; 16];
+            id[8..].copy_from_slice(&number.to_be_bytes());
+            let new = NewSession {
+                id: SessionId::from_bytes(id),
+                user,
+                secret_hash: [5; 32],
+                subject: "user-1".to_owned(),
+                claims: serde_json::Map::new(),
+                delivery: Delivery::Body,
+                absolute_expiry: Timestamp::from_secs(u64::MAX / 4000),
+                device: None,
+                address: None,
+                known_epoch: 0,
+            };
+            store.open(new).await.unwrap()
+        };
+        let runtime = tokio::runtime::Handle::current();
+        for number in 0..size {
+            runtime.block_on(open(number));
+        }
+        part.row(&size.to_string(), |call| runtime.block_on(open(size + call)));
+    }
+    std::fs::remove_dir_all(folder).unwrap();
 }
 
 fn decide() {
