@@ -10,8 +10,8 @@ use tracing_subscriber::{Layer, fmt};
 /// Sends diagnostics to standard error; standard output is for access and audit lines. Libraries are heard
 /// from `warn` up whatever the level: below it they print header fields, and those hold tokens. Pingora's
 /// proxy and the servers of its core are not heard at all: they quote requests they cannot parse, and the
-/// gateway itself says what became of each request. The TLS library warns of what clients do wrong: whoever
-/// connects could fill the log.
+/// gateway itself says what became of each request. The TLS library and Pingora's reader of bodies warn of what the
+/// other side does wrong: whoever connects could fill the log.
 pub(super) fn start(settings: LogSettings) {
     let level = filter(settings.level);
     let targets = Targets::new()
@@ -19,6 +19,7 @@ pub(super) fn start(settings: LogSettings) {
         .with_target("portcullis", level)
         .with_target("pingora_proxy", LevelFilter::OFF)
         .with_target("pingora_core::apps", LevelFilter::OFF)
+        .with_target("pingora_core::protocols::http::v1::body", LevelFilter::ERROR.min(level))
         .with_target("rustls", LevelFilter::ERROR.min(level));
     let layer = match settings.format {
         LogFormat::Json => fmt::layer().json().flatten_event(true).with_writer(std::io::stderr).boxed(),

@@ -6,7 +6,7 @@ use crate::panics::{Place, keep_up};
 use futures_util::FutureExt as _;
 use pingora_core::protocols::Stream;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tokio::io::AsyncReadExt as _;
@@ -28,17 +28,21 @@ pub(in super::super) struct Room(Arc<Places>);
 
 struct Places {
     most: usize,
-    /// Whether one came in vain, and no target has given up any since.
-    wanted: AtomicBool,
+    /// How many connections found no room, ever.
+    refused: AtomicUsize,
 }
 
 impl Room {
     pub(in super::super) fn new(most: usize) -> Self {
-        Self(Arc::new(Places { most, wanted: AtomicBool::new(false) }))
+        Self(Arc::new(Places { most, refused: AtomicUsize::new(0) }))
     }
 
     fn is_full(&self) -> bool {
         Arc::strong_count(&self.0) > self.0.most
+    }
+
+    fn refused(&self) -> usize {
+        self.0.refused.load(Ordering::Relaxed)
     }
 }
 
@@ -52,6 +56,9 @@ struct Waiting {
     connections: Vec<Connection>,
     /// The fewest that waited since they were last looked through: so many of the oldest nobody needed.
     spare: usize,
+    /// How many had found no room at all targets when these were last looked through, and how many at this one since.
+    refused: usize,
+    refused_here: usize,
     /// When it was last told that the target says what nobody asked for.
     told: Option<Instant>,
     /// Whether somebody looks through them.
@@ -73,11 +80,12 @@ impl Waiting {
         connection
     }
 
-    /// Takes out the oldest that nobody needed, if others want their places.
+    /// Takes out as many of the oldest that nobody needed as found no room at other targets.
     fn give_up(&mut self) -> impl Iterator<Item = Connection> {
-        let most = self.spare.min(self.connections.len().saturating_sub(LEAST));
-        let wanted = |connection: &Connection| connection.room.0.wanted.swap(false, Ordering::Relaxed);
-        let given = if most > 0 && self.connections.first().is_some_and(wanted) { most } else { 0 };
+        let refused = self.connections.first().map_or(0, |connection| connection.room.refused());
+        let elsewhere = refused.saturating_sub(self.refused).saturating_sub(self.refused_here);
+        (self.refused, self.refused_here) = (refused, 0);
+        let given = elsewhere.min(self.spare).min(self.connections.len().saturating_sub(LEAST));
         self.connections.drain(..given)
     }
 }
@@ -114,11 +122,16 @@ impl Target {
         let until = Instant::now() + limit;
         let mut waiting = self.idle.lock();
         if waiting.connections.len() >= LEAST && room.is_full() {
-            room.0.wanted.store(true, Ordering::Relaxed);
+            room.0.refused.fetch_add(1, Ordering::Relaxed);
+            waiting.refused_here += 1;
             return;
         }
         waiting.connections.push(Connection { stream, until, room: room.clone() });
         let swept = std::mem::replace(&mut waiting.swept, true);
+        if !swept {
+            // What found no room before is not missed any more.
+            (waiting.refused, waiting.refused_here) = (room.refused(), 0);
+        }
         drop(waiting);
         if !swept {
             let target = Arc::downgrade(self);
@@ -126,7 +139,7 @@ impl Target {
         }
     }
 
-    /// Closes what is not to be used any more, and what others have more use for; whether anything is left to look
+    /// Closes what is not to be used any more, and what other targets have more use for; whether anything is left to look
     /// after.
     fn sweep_idle(&self) -> bool {
         let now = Instant::now();
@@ -138,6 +151,7 @@ impl Target {
             now >= connection.until || heard != Heard::Nothing
         };
         let mut ended: Vec<_> = waiting.connections.extract_if(.., is_over).collect();
+        waiting.spare = waiting.spare.saturating_sub(ended.len());
         ended.extend(waiting.give_up());
         waiting.spare = waiting.connections.len();
         waiting.swept = !waiting.connections.is_empty();
@@ -327,40 +341,107 @@ mod tests {
         assert_eq!(other.waiting(), LEAST + 1);
     }
 
+    /// Has so many more connections wait.
+    async fn keep(at: &Rig, room: &Room, count: usize, far: &mut Vec<TcpStream>) {
+        for _ in 0..count {
+            let (near, end) = at.connection().await;
+            at.target.keep_idle(near, LONG, room);
+            far.push(end);
+        }
+    }
+
+    /// Uses so many at once.
+    fn used(at: &Rig, room: &Room, count: usize) {
+        let used: Vec<_> = (0..count).map(|_| at.target.take_idle(Instant::now()).unwrap()).collect();
+        for stream in used {
+            at.target.keep_idle(stream, LONG, room);
+        }
+    }
+
     #[tokio::test]
     async fn what_nobody_needs_is_given_up_where_others_want_its_place() {
         let (rig, other) = (Rig::new().await, Rig::new().await);
-        let room = Room::new(3 * LEAST);
-        let mut far = Vec::new();
-        let mut keep = async |at: &Rig, count| {
-            for _ in 0..count {
-                let (near, end) = at.connection().await;
-                at.target.keep_idle(near, LONG, &room);
-                far.push(end);
-            }
-        };
-        keep(&rig, 2 * LEAST).await;
+        let (room, mut far) = (Room::new(3 * LEAST), Vec::new());
+        keep(&rig, &room, 2 * LEAST, &mut far).await;
         // While nobody wants its place, what waits may wait on.
         for _ in 0..3 {
             assert!(rig.target.sweep_idle());
         }
         assert_eq!(rig.waiting(), 2 * LEAST);
-        keep(&other, LEAST + 1).await;
+        // As many are given up as found no room.
+        keep(&other, &room, LEAST + 3, &mut far).await;
         assert_eq!(other.waiting(), LEAST);
-        // Five were needed since they were last looked through: they stay.
-        let used: Vec<_> = (0..LEAST + 5).map(|_| rig.target.take_idle(Instant::now()).unwrap()).collect();
-        for stream in used {
-            rig.target.keep_idle(stream, LONG, &room);
-        }
         assert!(rig.target.sweep_idle());
-        assert_eq!(rig.waiting(), LEAST + 5);
+        assert_eq!(rig.waiting(), 2 * LEAST - 3);
         // Nobody has wanted more since.
         assert!(rig.target.sweep_idle());
+        assert_eq!(rig.waiting(), 2 * LEAST - 3);
+        keep(&other, &room, 3, &mut far).await;
+        assert_eq!(other.waiting(), LEAST + 3);
+        // What was needed since they were last looked through stays.
+        used(&rig, &room, LEAST + 5);
+        keep(&other, &room, LEAST, &mut far).await;
+        assert!(rig.target.sweep_idle());
         assert_eq!(rig.waiting(), LEAST + 5);
-        keep(&other, LEAST).await;
+        // And so do the sixteen.
+        keep(&other, &room, LEAST, &mut far).await;
         assert!(rig.target.sweep_idle());
         assert_eq!(rig.waiting(), LEAST);
-        keep(&other, LEAST).await;
-        assert_eq!(other.waiting(), 2 * LEAST);
+        assert_eq!(other.waiting(), LEAST + 11);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_given_up_for_what_found_no_room_here_or_long_ago() {
+        let (rig, other) = (Rig::new().await, Rig::new().await);
+        let (room, mut far) = (Room::new(3 * LEAST), Vec::new());
+        keep(&rig, &room, 4 * LEAST, &mut far).await;
+        for _ in 0..3 {
+            assert!(rig.target.sweep_idle());
+            assert_eq!(rig.waiting(), 3 * LEAST);
+        }
+        // Nor for what found none while nothing waited here.
+        while rig.target.take_idle(Instant::now()).is_some() {}
+        assert!(!rig.target.sweep_idle());
+        keep(&other, &room, 4 * LEAST, &mut far).await;
+        while other.waiting() > LEAST {
+            drop(other.target.take_idle(Instant::now()));
+        }
+        keep(&rig, &room, 2 * LEAST, &mut far).await;
+        for _ in 0..3 {
+            assert!(rig.target.sweep_idle());
+            assert_eq!(rig.waiting(), 2 * LEAST);
+        }
+    }
+
+    #[tokio::test]
+    async fn those_that_have_ended_are_among_those_that_nobody_needed() {
+        let (rig, other) = (Rig::new().await, Rig::new().await);
+        let (room, mut far) = (Room::new(64), Vec::new());
+        keep(&rig, &room, 64, &mut far).await;
+        assert!(rig.target.sweep_idle());
+        used(&rig, &room, 40);
+        keep(&other, &room, 64, &mut far).await;
+        // Twenty of the 24 that nobody needed end by themselves.
+        for end in far.drain(..20) {
+            drop(end);
+        }
+        let ended = async {
+            let closed = |connection: &mut Connection| listen(&mut connection.stream) == Heard::End;
+            while rig
+                .target
+                .idle
+                .lock()
+                .connections
+                .iter_mut()
+                .filter_map(|c| closed(c).then_some(()))
+                .count()
+                < 20
+            {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), ended).await.unwrap();
+        assert!(rig.target.sweep_idle());
+        assert_eq!(rig.waiting(), 40);
     }
 }
