@@ -1,7 +1,7 @@
 //! The open file, opened anew after an error: redb takes nothing more once the disk has failed it.
 
 use super::OpenError;
-use super::tables::unavailable;
+use super::rows::unavailable;
 use crate::session::store::StoreError;
 use arc_swap::ArcSwapOption;
 use redb::Database;

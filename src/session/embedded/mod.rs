@@ -1,6 +1,7 @@
 //! The embedded store: one file, one gateway, durable across `kill -9`.
 
 mod handle;
+mod rows;
 mod tables;
 mod writer;
 
@@ -19,13 +20,14 @@ use redb::{
     Builder, Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable as _, StorageBackend,
     backends::FileBackend,
 };
+use rows::{ENDED, FORMAT, NUMBERS, REVOCATIONS, SESSIONS, USERS, unavailable};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
-use tables::{ENDED, FORMAT, NUMBERS, REVOCATIONS, SESSIONS, Tables, USERS, unavailable};
+use tables::Tables;
 use writer::{Writer, writer};
 
 /// The layout this version reads and writes.

@@ -1,6 +1,6 @@
 //! The embedded store against the common claims, and what only a file can get wrong.
 
-use super::{EmbeddedStore, OpenError, tables};
+use super::{EmbeddedStore, OpenError, rows};
 use crate::clock::{Clock, ManualClock, random_bytes};
 use crate::session::conformance::{self, Rig, every_store_must};
 use crate::session::family::{LINGER, Outcome, RotationPolicy};
@@ -64,8 +64,8 @@ impl Rig for Embedded {
     async fn damage(&self, user: UserKey, session: SessionId) {
         let txn = self.inner.handle.get().unwrap().begin_write().unwrap();
         {
-            let mut sessions = txn.open_table(tables::SESSIONS).unwrap();
-            sessions.insert(tables::session_key(user, session), &b"{\"family\":7}"[..]).unwrap();
+            let mut sessions = txn.open_table(rows::SESSIONS).unwrap();
+            sessions.insert(rows::session_key(user, session), &b"{\"family\":7}"[..]).unwrap();
         }
         txn.commit().unwrap();
     }
@@ -160,7 +160,7 @@ async fn a_later_layout_is_refused() {
     {
         let database = Database::open(folder.file()).unwrap();
         let txn = database.begin_write().unwrap();
-        txn.open_table(tables::NUMBERS).unwrap().insert(tables::FORMAT, 3).unwrap();
+        txn.open_table(rows::NUMBERS).unwrap().insert(rows::FORMAT, 3).unwrap();
         txn.commit().unwrap();
     }
     assert!(matches!(open(&folder.file(), &clock), Err(OpenError::Layout { found: 3, .. })));
@@ -207,10 +207,10 @@ async fn what_has_expired_is_swept_and_cursors_stay_good() {
         store.open(new.clone()).await.unwrap();
     }
     let txn = store.handle.get().unwrap().begin_read().unwrap();
-    assert!(txn.open_table(tables::SESSIONS).unwrap().len().unwrap() <= 60);
-    assert_eq!(txn.open_table(tables::ENDED).unwrap().len().unwrap(), 0);
-    assert_eq!(txn.open_table(tables::USERS).unwrap().len().unwrap(), 0);
-    assert_eq!(txn.open_table(tables::REVOCATIONS).unwrap().len().unwrap(), 0);
+    assert!(txn.open_table(rows::SESSIONS).unwrap().len().unwrap() <= 60);
+    assert_eq!(txn.open_table(rows::ENDED).unwrap().len().unwrap(), 0);
+    assert_eq!(txn.open_table(rows::USERS).unwrap().len().unwrap(), 0);
+    assert_eq!(txn.open_table(rows::REVOCATIONS).unwrap().len().unwrap(), 0);
     drop(txn);
     store.end_all(UserKey::from_bytes([1; 12])).await.unwrap();
     assert_eq!(store.revocations(&cursor).await.unwrap().0.len(), 1);
@@ -220,7 +220,7 @@ async fn what_has_expired_is_swept_and_cursors_stay_good() {
 fn counts(store: &EmbeddedStore) -> (u64, u64) {
     let txn = store.handle.get().unwrap().begin_read().unwrap();
     let count = |table| txn.open_table(table).unwrap().len().unwrap();
-    (count(tables::SESSIONS), count(tables::ENDED))
+    (count(rows::SESSIONS), count(rows::ENDED))
 }
 
 #[tokio::test]
@@ -280,10 +280,10 @@ async fn what_an_earlier_version_left_among_the_living_is_put_away() {
     store.end(user, new.id, EndReason::Logout).await.unwrap();
     let txn = store.handle.get().unwrap().begin_write().unwrap();
     {
-        let key = tables::session_key(user, new.id);
-        let mut ended = txn.open_table(tables::ENDED).unwrap();
+        let key = rows::session_key(user, new.id);
+        let mut ended = txn.open_table(rows::ENDED).unwrap();
         let value = ended.remove(key).unwrap().unwrap().value().to_vec();
-        txn.open_table(tables::SESSIONS).unwrap().insert(key, &*value).unwrap();
+        txn.open_table(rows::SESSIONS).unwrap().insert(key, &*value).unwrap();
     }
     txn.commit().unwrap();
     assert_eq!(counts(&store), (1, 0));

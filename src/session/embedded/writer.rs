@@ -1,7 +1,8 @@
 //! The one thread that writes: takes whatever operations wait, commits them together, then answers all.
 
 use super::handle::Handle;
-use super::tables::{Sweep, Tables, unavailable};
+use super::rows::unavailable;
+use super::tables::{Sweep, Tables};
 use crate::clock::{Clock, Timestamp};
 use crate::panics::{Place, contain_now};
 use crate::session::family::RotationPolicy;
