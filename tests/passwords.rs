@@ -3,6 +3,8 @@
 use crate::support::config::PASSWORD;
 use crate::support::{Config, Gateway, Sessions, eventually, post};
 use serde_json::json;
+use std::fs;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// bcrypt's, scrypt's and PBKDF2's hashes of `U*U`, `password` and `Password`, from their published test vectors.
@@ -52,4 +54,37 @@ fn hashes_of_other_kinds_open_the_door_and_are_replaced_where_they_stand() {
     for (user, password, _) in right {
         assert_eq!((login(&gateway, user, password), login(&gateway, user, PASSWORD)), (200, 401), "{user}");
     }
+}
+
+/// Where many log in at once, the machine's other work must not wait for it.
+#[test]
+fn hashing_has_the_lowest_priority_and_no_huge_pages() {
+    let gateway = Gateway::start(&Config::new().sessions(Sessions::embedded()));
+    assert_eq!(login(&gateway, "alice", PASSWORD), 200);
+    let process = PathBuf::from(format!("/proc/{}", gateway.process()));
+    let read = |name: &str| fs::read_to_string(process.join(name)).unwrap();
+    let field = |text: &str, name: &str| {
+        let lines = text.lines().filter_map(|line| line.strip_prefix(name));
+        lines.map(|rest| rest.trim().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(field(&read("status"), "THP_enabled:"), ["0"]);
+    let mappings = field(&read("smaps"), "VmFlags:");
+    assert!(!mappings.is_empty());
+    assert!(
+        !mappings.iter().any(|flags| flags.split(' ').any(|flag| flag == "hg")),
+        "huge pages are asked for"
+    );
+
+    let threads = fs::read_dir(process.join("task")).unwrap();
+    let (hashing, others): (Vec<_>, Vec<_>) = threads
+        .map(|thread| {
+            let stat = fs::read_to_string(thread.unwrap().path().join("stat")).unwrap();
+            let (name, fields) = stat.rsplit_once(')').unwrap();
+            // Field 19 of proc_pid_stat(5); the name was the second.
+            let nice: i32 = fields.split_whitespace().nth(16).unwrap().parse().unwrap();
+            (name.split_once('(').unwrap().1.to_owned(), nice)
+        })
+        .partition(|(name, _)| name.starts_with("password-"));
+    assert!(!hashing.is_empty() && hashing.iter().all(|(_, nice)| *nice == 19), "{hashing:?}");
+    assert!(!others.is_empty() && others.iter().all(|(_, nice)| *nice < 19), "{others:?}");
 }
