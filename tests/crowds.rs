@@ -214,7 +214,9 @@ fn idle_connections_cost_little_and_the_one_above_the_limit_is_refused() {
     allow_descriptors(here + 1000);
     let upstream = Upstream::start();
     let limits = format!("{{ connections: {count}, idle_timeout: 10m }}");
-    let gateway = Gateway::start(&Config::public(&upstream).server("limits", &limits));
+    // Of several threads, each gives back only with its next requests what others have freed of it.
+    let config = Config::public(&upstream).server("threads", "1").server("limits", &limits);
+    let gateway = Gateway::start(&config);
     let address = gateway.address();
     // It asks for all the descriptors it may have.
     let allowed = std::fs::read_to_string(format!("/proc/{}/limits", gateway.process())).unwrap();
@@ -262,4 +264,6 @@ fn idle_connections_cost_little_and_the_one_above_the_limit_is_refused() {
     assert!(eventually(SOON, || get("/x").try_send(&address).is_ok_and(|answer| answer.status == 200)));
     drop((idle, elsewhere));
     assert!(gateway.metric_becomes("portcullis_connections", &[], 0.0));
+    let is_back = || resident(&gateway) < before + (with - before) / 4;
+    assert!(eventually(SOON, is_back), "{before} KiB before, {with} with them, {} after", resident(&gateway));
 }

@@ -6,6 +6,7 @@ mod handover;
 mod key_sets;
 mod lifetime;
 mod logging;
+mod memory;
 pub mod rehearsal;
 mod reload;
 mod secret_file;
@@ -226,6 +227,7 @@ async fn serve(path: &Path, mut config: Config, upgrade: bool) -> Result<(), Sta
     let reloading =
         keep_up(Place::Reload, (running, watch), |(running, watch)| Box::pin(running.follow(watch)));
     let reloading = tokio::spawn(reloading);
+    tokio::spawn(memory::give_back());
     if let Some(predecessor) = predecessor {
         predecessor.relieve().await;
     }
