@@ -211,7 +211,8 @@ fn an_upstream_that_waits_for_a_stalled_body_is_not_called_slow() {
         .route("{ name: all, match: { path: /** }, upstream: app, auth: public, timeouts: { read: 400ms } }");
     let gateway = Gateway::start(&config);
     let mut connection = Connection::open(&gateway.address()).unwrap();
-    connection.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf").unwrap();
+    // So long that it is sent on as it comes.
+    connection.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\npart").unwrap();
     let answer = connection.read_response(false).unwrap().expect(408);
     assert_eq!((answer.reason().as_str(), answer.header("Connection")), ("body_timeout", Some("close")));
 }

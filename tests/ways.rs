@@ -1,9 +1,10 @@
-//! A request can go two ways: the plainest go directly, all others through the engine. Nobody can tell which.
+//! A request can go two ways: plain ones go directly, all others through the engine. Nobody can tell which.
 //! And what reaches a client of a response that no client should get as it came.
 
 use crate::support::client::{Connection, get};
-use crate::support::http_server::Reply;
+use crate::support::http_server::{Received, Reply};
 use crate::support::{Config, Gateway, Issuer, Sessions, Upstream};
+use std::net::TcpListener;
 
 /// Makes of a plain request one for the engine. It is not passed on.
 const THROUGH_THE_ENGINE: &str = "Keep-Alive: timeout=5\r\n";
@@ -84,6 +85,83 @@ fn a_response_reaches_the_client_the_same_either_way() {
     // What reached the upstream either way was the same too.
     let requests = upstream.requests();
     assert!(requests.iter().all(|request| request.header("keep-alive").is_none()));
+}
+
+#[test]
+fn a_body_reaches_the_upstream_the_same_either_way() {
+    let upstream = Upstream::echo();
+    let gateway = Gateway::start(&Config::public(&upstream));
+    let mut connection = Connection::open(&gateway.address()).unwrap();
+    // With the header block or after it; of the length up to which the direct way takes it, and longer.
+    for (length, together) in [
+        (0, true),
+        (1, true),
+        (1, false),
+        (3000, true),
+        (5000, true),
+        (65_536, true),
+        (65_536, false),
+        (65_537, true),
+        (65_537, false),
+    ] {
+        let body: Vec<u8> = (0_u8..=250).cycle().take(length).collect();
+        let mut arrived = Vec::new();
+        for more in ["", THROUGH_THE_ENGINE] {
+            for method in ["POST", "PUT", "DELETE", "GET"] {
+                let head = format!("{method} /a?b HTTP/1.1\r\nHost: x\r\nX-Request-Id: same\r\n");
+                let head = format!("{head}content-LENGTH: {length}\r\nX-Last: 1\r\n{more}\r\n");
+                connection.send(&head.as_bytes()[..if together { 0 } else { head.len() }]).unwrap();
+                let rest = if together { head.into_bytes() } else { Vec::new() };
+                connection.send([rest, body.clone()].concat()).unwrap();
+                assert_eq!(connection.read_response(false).unwrap().expect(200).body, body);
+                let Received { line, mut header_lines, body, .. } = upstream.last();
+                header_lines.sort_unstable();
+                arrived.push((line, header_lines, body));
+            }
+        }
+        let through = arrived.split_off(4);
+        assert_eq!(arrived, through, "{length} {together}");
+        assert!(through[0].1.contains(&format!("content-LENGTH: {length}")), "{:?}", through[0].1);
+    }
+}
+
+#[test]
+fn what_follows_a_body_is_no_part_of_it() {
+    let upstream = Upstream::echo();
+    let gateway = Gateway::start(&Config::public(&upstream));
+    for more in ["", THROUGH_THE_ENGINE] {
+        let mut connection = Connection::open(&gateway.address()).unwrap();
+        let evil = "GET /evil HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+        connection
+            .send(format!("POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 003\r\n{more}\r\nabc{evil}"))
+            .unwrap();
+        assert_eq!(connection.read_response(false).unwrap().expect(200).text(), "abc");
+        let _ = connection.read_to_end();
+        // The upstream's next request is one that the gateway has read as such.
+        let seen = upstream.requests();
+        let mut after = seen.iter().skip_while(|request| request.target() != "/a");
+        assert_eq!(after.next().unwrap().body, b"abc", "{more}");
+        assert!(after.all(|request| request.header("x-forwarded-for").is_some()), "{more}");
+    }
+}
+
+#[test]
+fn an_upstream_hears_of_a_short_body_when_all_of_it_is_there() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let upstream = format!("{{ endpoints: [\"http://{}\"] }}", listener.local_addr().unwrap());
+    let config = Config::new()
+        .upstream_raw("app", &upstream)
+        .server("limits", "{ body_timeout: 300ms }")
+        .route("{ name: all, match: { path: /** }, upstream: app, auth: public }");
+    let gateway = Gateway::start(&config);
+    let mut connection = Connection::open(&gateway.address()).unwrap();
+    connection.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf").unwrap();
+    assert_eq!(connection.read_response(false).unwrap().expect(408).reason(), "body_timeout");
+    let nobody = listener.accept().map(|_| ()).unwrap_err();
+    assert_eq!(nobody.kind(), std::io::ErrorKind::WouldBlock, "a client that stalls occupies the upstream");
+    let line = gateway.log_line(|line| line["method"] == "POST");
+    assert_eq!((line["status"].as_u64(), line["reason"].as_str()), (Some(408), Some("body_timeout")));
 }
 
 #[test]

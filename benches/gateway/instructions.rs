@@ -28,6 +28,8 @@ struct Case {
     /// Taken in turn.
     tokens: Vec<String>,
     status: u16,
+    /// The length of each request's body; none if zero.
+    body: usize,
 }
 
 impl Counter {
@@ -40,7 +42,11 @@ impl Counter {
     }
 
     fn warm(&self) -> Case {
-        Case { name: "one token", tokens: vec![self.site.token(0)], status: 200 }
+        Case { name: "one token", tokens: vec![self.site.token(0)], status: 200, body: 0 }
+    }
+
+    fn with_body(&self, body: usize) -> Case {
+        Case { name: "with a body of 1 KiB", body, ..self.warm() }
     }
 
     fn others(&self) -> Vec<Case> {
@@ -48,10 +54,10 @@ impl Counter {
         let most = 2 * self.requests;
         let once = (0..most).map(|number| self.site.token(number)).collect();
         let forged = (0..most).map(|number| self.site.forged(number)).collect();
-        let refused = |name, token| Case { name, tokens: vec![token], status: 401 };
+        let refused = |name, token| Case { name, tokens: vec![token], status: 401, body: 0 };
         vec![
-            Case { name: "each token once", tokens: once, status: 200 },
-            Case { name: "forged, each once", tokens: forged, status: 401 },
+            Case { name: "each token once", tokens: once, status: 200, body: 0 },
+            Case { name: "forged, each once", tokens: forged, status: 401, body: 0 },
             refused("unknown key", self.site.of_unknown_key()),
             refused("no JWT", "x".repeat(790)),
             refused("no token", String::new()),
@@ -76,6 +82,7 @@ impl Counter {
             first: 0,
             connections: CONNECTIONS,
             requests,
+            body: case.body,
             // Whoever lets everything through answers 200.
             status: if peer == Peer::Passthrough { 200 } else { case.status },
         };
@@ -94,17 +101,23 @@ pub fn run() {
     println!("| who | case | instructions per request | over the passthrough | in parts of it |");
     println!("|---|---|---|---|---|");
     let warm = counter.warm();
-    let floor = counter.count(Peer::Passthrough, &warm);
-    println!("| passthrough | {} | {floor:.0} | | |", warm.name);
-    let row = |name: &str, case: &Case, access_log: bool| {
+    let passthrough = |case: &Case| {
+        let floor = counter.count(Peer::Passthrough, case);
+        println!("| passthrough | {} | {floor:.0} | | |", case.name);
+        floor
+    };
+    let row = |name: &str, case: &Case, access_log: bool, floor: f64| {
         let count = counter.count(Peer::Portcullis { access_log }, case);
         let (over, ratio) = (count - floor, count / floor);
         println!("| {name} | {} | {count:.0} | {over:+.0} | {ratio:.3} |", case.name);
     };
-    row("Portcullis", &warm, false);
-    row("Portcullis with access log", &warm, true);
+    let floor = passthrough(&warm);
+    row("Portcullis", &warm, false, floor);
+    row("Portcullis with access log", &warm, true, floor);
     if number("WARM_ONLY", 0) == 0 {
-        counter.others().iter().for_each(|case| row("Portcullis", case, false));
+        counter.others().iter().for_each(|case| row("Portcullis", case, false, floor));
+        let with_body = counter.with_body(1024);
+        row("Portcullis", &with_body, false, passthrough(&with_body));
     }
 }
 

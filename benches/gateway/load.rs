@@ -21,18 +21,27 @@ pub async fn upstream() -> SocketAddr {
     address
 }
 
-/// Requests have no body, so each ends with an empty line.
 async fn serve(mut client: TcpStream, answer: Arc<str>) {
     client.set_nodelay(true).unwrap();
     let mut request = Vec::new();
     while client.read_buf(&mut request).await.is_ok_and(|length| length > 0) {
-        if request.ends_with(b"\r\n\r\n") {
+        let Some((head, length)) = head_and_length(&request) else { continue };
+        if request.len() >= head.len() + length {
             request.clear();
             if client.write_all(answer.as_bytes()).await.is_err() {
                 return;
             }
         }
     }
+}
+
+/// The header block of a message once it is complete, and the length of its body.
+fn head_and_length(message: &[u8]) -> Option<(String, usize)> {
+    let end = message.windows(4).position(|four| four == b"\r\n\r\n")? + 4;
+    let head = std::str::from_utf8(&message[..end]).unwrap().to_ascii_lowercase();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length:"));
+    let length = length.map_or(0, |length| length.trim().parse().unwrap());
+    Some((head, length))
 }
 
 /// What clients do in one run.
@@ -44,6 +53,8 @@ pub struct Run<'a> {
     pub first: usize,
     pub connections: usize,
     pub requests: usize,
+    /// The length of each request's body, which is sent together with the header; none if zero.
+    pub body: usize,
     /// The status every answer must have.
     pub status: u16,
 }
@@ -76,10 +87,14 @@ impl Run<'_> {
     }
 
     fn heads(&self) -> Vec<String> {
-        let head = "GET /orders/1 HTTP/1.1\r\nHost: bench\r\nUser-Agent: bench\r\nAccept: */*\r\n";
+        let head = "/orders/1 HTTP/1.1\r\nHost: bench\r\nUser-Agent: bench\r\nAccept: */*\r\n";
+        let (method, body) = match self.body {
+            0 => ("GET", "\r\n".to_owned()),
+            length => ("POST", format!("Content-Length: {length}\r\n\r\n{}", "x".repeat(length))),
+        };
         let with = |token: &String| match token.as_str() {
-            "" => format!("{head}\r\n"),
-            token => format!("{head}Authorization: Bearer {token}\r\n\r\n"),
+            "" => format!("{method} {head}{body}"),
+            token => format!("{method} {head}Authorization: Bearer {token}\r\n{body}"),
         };
         self.tokens.iter().map(with).collect()
     }
@@ -97,11 +112,9 @@ async fn ask(server: &mut TcpStream, head: &str) -> u16 {
     let mut answer = Vec::with_capacity(4096);
     loop {
         assert!(server.read_buf(&mut answer).await.unwrap() > 0, "the connection was closed");
-        let Some(end) = answer.windows(4).position(|four| four == b"\r\n\r\n") else { continue };
-        let head = std::str::from_utf8(&answer[..end]).unwrap().to_ascii_lowercase();
-        let length = head.lines().find_map(|line| line.strip_prefix("content-length:"));
-        let length: usize = length.expect("an answer without a length").trim().parse().unwrap();
-        if answer.len() >= end + 4 + length {
+        let Some((head, length)) = head_and_length(&answer) else { continue };
+        assert!(length > 0, "an answer without a body");
+        if answer.len() >= head.len() + length {
             return head[9..12].parse().unwrap();
         }
     }

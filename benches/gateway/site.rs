@@ -138,7 +138,7 @@ impl Site {
              issuers:\n  bench:\n    issuer: bench-issuer\n    audiences: [bench-api]\n    \
              algorithms: [RS256]\n    key_set: {{ file: keys.json }}\n\
              upstreams:\n  up: {{ endpoints: [\"http://{upstream}\"] }}\n\
-             routes:\n  - name: orders\n    match: {{ path: /orders/**, methods: [GET] }}\n    \
+             routes:\n  - name: orders\n    match: {{ path: /orders/**, methods: [GET, POST] }}\n    \
              upstream: up\n    auth: {{ scopes: [orders:read], roles: [customer] }}\n"
         );
         self.write(&format!("portcullis-{access_log}.yaml"), &text)

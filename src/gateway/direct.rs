@@ -1,11 +1,12 @@
-//! The direct way to an upstream: a request without a body, from one HTTP/1.1 connection to another. It does what
-//! the engine does for such a request, without what the engine keeps ready for all others, which is most of what
-//! such a request costs.
+//! The direct way to an upstream: a request with a short body or none, from one HTTP/1.1 connection to another. It
+//! does what the engine does for such a request, without what the engine keeps ready for all others, which is most of
+//! what such a request costs. A body is read whole before the upstream hears of it: a client that sends its own slowly
+//! occupies no connection of the upstream's.
 
 use super::context::RequestContext;
 use super::settings::UpstreamTimeouts;
 use super::upstream::Room;
-use super::{Gateway, outgoing, proxy};
+use super::{Gateway, outgoing, proxy, respond};
 use bytes::Bytes;
 use http::{StatusCode, Version, header};
 use pingora_core::connectors::TransportConnector;
@@ -21,6 +22,9 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt as _;
 
+/// The longest body that goes it, in bytes: as much as the engine keeps for another attempt.
+const SHORT_BODY: u64 = 64 * 1024;
+
 /// The connections of the direct way: where they come from, and how many may wait for their next request.
 pub(super) struct DirectWay {
     pub(super) connector: TransportConnector,
@@ -31,7 +35,10 @@ impl Gateway {
     /// The direct way, if the request can go it.
     pub(super) fn direct_way(&self, session: &Session, ctx: &RequestContext) -> Option<&DirectWay> {
         let speaks_http1 = ctx.route.as_ref().is_some_and(|served| !served.upstream.settings().http2);
-        let plain = speaks_http1 && !ctx.upgrade && outgoing::is_plain(session.req_header());
+        let request = session.req_header();
+        let short = !request.headers.contains_key(header::CONTENT_LENGTH)
+            || respond::content_length(session).is_some_and(|length| length <= SHORT_BODY);
+        let plain = speaks_http1 && !ctx.upgrade && short && outgoing::is_plain(request);
         self.direct.as_ref().filter(|_| plain)
     }
 
@@ -45,6 +52,7 @@ impl Gateway {
         session: &mut Session,
         ctx: &mut RequestContext,
     ) -> Result<()> {
+        let body = whole_body(session, ctx).await.map_err(Error::into_down)?;
         // After one that had been closed others may have been too, unseen.
         let mut use_kept = true;
         loop {
@@ -63,7 +71,7 @@ impl Gateway {
                     error.as_up();
                     (error, ctx.unconnected(session))
                 }
-                Ok(stream) => match self.exchange(stream, timeouts, session, ctx).await {
+                Ok(stream) => match self.exchange(stream, timeouts, &body, session, ctx).await {
                     Ok(stream) => {
                         if let Some(stream) = stream {
                             target.keep_idle(stream, timeouts.idle, &way.room);
@@ -89,11 +97,12 @@ impl Gateway {
         &self,
         mut stream: Stream,
         timeouts: &UpstreamTimeouts,
+        body: &[u8],
         session: &mut Session,
         ctx: &mut RequestContext,
     ) -> Result<Option<Stream>> {
-        let head = outgoing::head(session, ctx, self.own.as_ref().map(|own| &own.cookie))?;
-        send(&mut stream, &head, timeouts.write).await.map_err(Error::into_up)?;
+        let request = outgoing::whole(session, ctx, self.own.as_ref().map(|own| &own.cookie), body)?;
+        send(&mut stream, &request, timeouts.write).await.map_err(Error::into_up)?;
         let mut upstream = HttpSession::new(stream);
         upstream.read_timeout = Some(timeouts.read);
         loop {
@@ -149,13 +158,24 @@ impl Gateway {
     }
 }
 
+/// The body of a request that says how long it is, all of it.
+async fn whole_body(session: &mut Session, ctx: &mut RequestContext) -> Result<Vec<u8>> {
+    let mut body = Vec::new();
+    while !session.is_body_done() {
+        let Some(piece) = session.read_request_body().await? else { break };
+        ctx.body_bytes += piece.len() as u64;
+        body.extend_from_slice(&piece);
+    }
+    Ok(body)
+}
+
 async fn connect(connector: &TransportConnector, peer: HttpPeer) -> Result<Stream> {
     connector.new_stream(&peer).await
 }
 
-async fn send(stream: &mut Stream, head: &[u8], limit: Duration) -> Result<()> {
+async fn send(stream: &mut Stream, request: &[u8], limit: Duration) -> Result<()> {
     let mut sending = pin!(async {
-        stream.write_all(head).await.or_err(ErrorType::WriteError, "sending the request")?;
+        stream.write_all(request).await.or_err(ErrorType::WriteError, "sending the request")?;
         stream.flush().await.or_err(ErrorType::WriteError, "sending the request")
     });
     // A timer is for those that have to wait.

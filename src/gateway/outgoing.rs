@@ -137,41 +137,49 @@ pub(super) fn prepare(
     changes.put_in(session, permit, |name, value| outgoing.insert_header(name, value))
 }
 
-/// The header of one attempt as it is sent, of a request that [`is_plain`].
-pub(super) fn head(session: &Session, ctx: &RequestContext, own: Option<&CookieSettings>) -> Result<Vec<u8>> {
+/// One attempt as it is sent, of a request that [`is_plain`] and has this body. Its length is that of what is sent, not
+/// what the client said.
+pub(super) fn whole(
+    session: &Session,
+    ctx: &RequestContext,
+    own: Option<&CookieSettings>,
+    body: &[u8],
+) -> Result<Vec<u8>> {
     let cookies = cookies(&session.req_header().headers, own)?;
     let (changes, permit) = Changes::new(session, ctx, cookies)?;
     let client = changes.client;
-    let mut head = Vec::with_capacity(USUAL_HEAD);
-    head.extend_from_slice(client.method.as_str().as_bytes());
-    head.push(b' ');
+    let mut request = Vec::with_capacity(USUAL_HEAD + body.len());
+    request.extend_from_slice(client.method.as_str().as_bytes());
+    request.push(b' ');
     let target = client.raw_path();
     if rest_of_target(target, changes.path).is_some() {
-        head.extend_from_slice(target);
+        request.extend_from_slice(target);
     } else {
-        head.extend_from_slice(changes.path.as_bytes());
+        request.extend_from_slice(changes.path.as_bytes());
         if let Some(query) = client.uri.query() {
-            head.push(b'?');
-            head.extend_from_slice(query.as_bytes());
+            request.push(b'?');
+            request.extend_from_slice(query.as_bytes());
         }
     }
-    head.extend_from_slice(b" HTTP/1.1\r\n");
+    request.extend_from_slice(b" HTTP/1.1\r\n");
     // The names of both are in one order: the engine writes them so.
     let names = client.headers.iter().map(|(name, _)| name);
     for (name, (spelled, value)) in names.zip(client.case_header_iter()) {
         match (name, &changes.host) {
             (&header::CONNECTION, _) => {}
-            (&header::HOST, Some(host)) => put_field(&mut head, b"Host", host),
+            (&header::CONTENT_LENGTH, _) => put_field(&mut request, spelled.as_slice(), &body.len().into()),
+            (&header::HOST, Some(host)) => put_field(&mut request, b"Host", host),
             _ if changes.drops(name) => {}
-            _ => put_field(&mut head, spelled.as_slice(), value),
+            _ => put_field(&mut request, spelled.as_slice(), value),
         }
     }
     changes.put_in(session, permit, |name, value| {
-        put_field(&mut head, &name, &value);
+        put_field(&mut request, &name, &value);
         Ok(())
     })?;
-    head.extend_from_slice(b"\r\n");
-    Ok(head)
+    request.extend_from_slice(b"\r\n");
+    request.extend_from_slice(body);
+    Ok(request)
 }
 
 fn put_field(head: &mut Vec<u8>, name: &[u8], value: &HeaderValue) {
@@ -181,8 +189,8 @@ fn put_field(head: &mut Vec<u8>, name: &[u8], value: &HeaderValue) {
     head.extend_from_slice(b"\r\n");
 }
 
-/// Whether a request came by HTTP/1.1, ends with its header and asks nothing of the connection but to be kept
-/// or closed: then [`head`] is all that has to be sent.
+/// Whether a request came by HTTP/1.1, has a body of a known length or none and asks nothing of the connection but to be
+/// kept or closed: then [`whole`] is all that has to be sent.
 pub(super) fn is_plain(request: &RequestHeader) -> bool {
     request.version == http::Version::HTTP_11
         && request.has_case()
@@ -198,8 +206,7 @@ fn asks_nothing(name: &HeaderName, value: &HeaderValue) -> bool {
             let word = value.as_bytes().trim_ascii();
             word.eq_ignore_ascii_case(b"keep-alive") || word.eq_ignore_ascii_case(b"close")
         }
-        header::CONTENT_LENGTH
-        | header::TRANSFER_ENCODING
+        header::TRANSFER_ENCODING
         | header::EXPECT
         | header::TE
         | header::TRAILER
