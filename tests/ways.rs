@@ -3,14 +3,16 @@
 
 use crate::support::client::{Connection, get};
 use crate::support::http_server::{Received, Reply};
+use crate::support::http2_client::Http2Client;
 use crate::support::{Config, Gateway, Issuer, Sessions, Upstream};
+use http::HeaderMap;
 use std::net::TcpListener;
 
 /// Makes of a plain request one for the engine. It is not passed on.
 const THROUGH_THE_ENGINE: &str = "Keep-Alive: timeout=5\r\n";
 
 /// Responses as upstreams send them, well-formed and not. After each the upstream closes its connection.
-const RESPONSES: [&[u8]; 43] = [
+const RESPONSES: [&[u8]; 44] = [
     b"",
     b"H",
     b"HTTP/1.1 200 OK\r\n",
@@ -30,6 +32,7 @@ const RESPONSES: [&[u8]; 43] = [
     b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
     b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\nabc\r\n0\r\nX-Auth-Subject: root\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nSet-Cookie: a=1\r\nX-Sum: 1\r\n\r\n",
     b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nab",
     b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\nab",
     b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
@@ -85,6 +88,73 @@ fn a_response_reaches_the_client_the_same_either_way() {
     // What reached the upstream either way was the same too.
     let requests = upstream.requests();
     assert!(requests.iter().all(|request| request.header("keep-alive").is_none()));
+}
+
+#[test]
+fn over_http_2_a_response_reaches_the_client_the_same_either_way() {
+    let upstream = Upstream::answering(|request| {
+        let number: usize = request.target().trim_start_matches('/').parse().unwrap();
+        Reply::Raw(RESPONSES[number].to_vec())
+    });
+    let gateway = Gateway::start(&Config::public(&upstream).listener("http2: true"));
+    let mut client = Http2Client::connect(&gateway.address());
+    let (mut answered, mut broken) = (0, 0);
+    for (number, response) in RESPONSES.iter().enumerate() {
+        let path = format!("/{number}");
+        let fields = [("x-request-id", "same"), ("te", "trailers")];
+        let directly = client.ask("GET", &path, &fields[..1], b"").all();
+        let through = client.ask("GET", &path, &fields, b"").all();
+        assert_eq!(directly, through, "{}", response.escape_ascii());
+        *(if directly.2.is_ok() { &mut answered } else { &mut broken }) += 1;
+    }
+    assert!(answered > 20 && broken > 2, "{answered} {broken}");
+}
+
+#[test]
+fn over_http_2_a_request_reaches_the_upstream_the_same_either_way() {
+    let upstream = Upstream::echo();
+    let gateway = Gateway::start(&Config::public(&upstream).listener("http2: true"));
+    let mut client = Http2Client::connect(&gateway.address());
+    let usual = [
+        ("x-request-id", "same"),
+        ("cookie", "a=1"),
+        ("cookie", "b=2"),
+        ("x-many", "1"),
+        ("x-auth-subject", "forged"),
+        ("x-many", "2"),
+    ];
+    for (method, length) in [
+        ("GET", 0),
+        ("DELETE", 0),
+        ("OPTIONS", 0),
+        ("POST", 0),
+        ("POST", 1),
+        ("PUT", 65_536),
+        ("GET", 70_000),
+    ] {
+        let body: Vec<u8> = (0_u8..=250).cycle().take(length).collect();
+        let said = length.to_string();
+        // Which the client says in any case but for nothing.
+        let length = (length > 0).then_some(("content-length", said.as_str()));
+        let mut arrived = Vec::new();
+        for more in [None, Some(("te", "trailers"))] {
+            let fields: Vec<_> = usual.into_iter().chain(length).chain(more).collect();
+            let (_, echoed, end) = client.ask(method, "/a%20b/c?d=%zz&e", &fields, &body).all();
+            assert_eq!((echoed, end), (body.clone(), Ok(HeaderMap::new())));
+            let Received { line, header_lines, body, .. } = upstream.last();
+            // The engine spells what the gateway says in small letters here.
+            let mut fields: Vec<_> = header_lines.iter().map(|field| field.to_ascii_lowercase()).collect();
+            fields.retain(|field| !field.starts_with("te:"));
+            fields.sort_unstable();
+            arrived.push((line, fields, body));
+        }
+        assert_eq!(arrived[0], arrived[1], "{method}");
+        let (line, fields, _) = &arrived[0];
+        assert_eq!(*line, format!("{method} /a%20b/c?d=%zz&e HTTP/1.1"));
+        let host = format!("host: {}", gateway.address());
+        assert_eq!(fields.iter().filter(|field| field.starts_with("host:")).collect::<Vec<_>>(), [&host]);
+        assert!(!fields.iter().any(|field| field.contains("forged")), "{fields:?}");
+    }
 }
 
 #[test]

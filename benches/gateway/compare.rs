@@ -21,6 +21,7 @@ struct Case {
     share: usize,
     /// The length of each request's body; none if zero.
     body: usize,
+    http2: bool,
 }
 
 pub fn run() {
@@ -33,9 +34,11 @@ pub fn run() {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let site = Site::new(runtime.block_on(load::upstream()));
-    let usual = |name, tokens, status| Case { name, tokens, once: false, status, share: 1, body: 0 };
+    let usual =
+        |name, tokens, status| Case { name, tokens, once: false, status, share: 1, body: 0, http2: false };
     let hot = usual("one token", vec![site.token(0)], 200);
     let post = Case { body: 1024, ..usual("one token, with a body of 1 KiB", hot.tokens.clone(), 200) };
+    let http2 = Case { http2: true, ..usual("one token, over HTTP/2", hot.tokens.clone(), 200) };
     let many = usual("10,000 tokens in turn", (0..MANY).map(|n| site.token(n)).collect(), 200);
     let fresh = (0..(pairs + 1) * requests / 4).map(|n| site.token(MANY + n)).collect();
     let fresh = Case { once: true, share: 4, ..usual("each token once", fresh, 200) };
@@ -53,7 +56,7 @@ pub fn run() {
     compare.row(&hot, [floor, floor]);
     compare.row(&hot, [floor, ours]);
     compare.row(&hot, [floor, Peer::Portcullis { access_log: true }]);
-    for case in [&post, &many, &fresh, &forged, &none] {
+    for case in [&post, &http2, &many, &fresh, &forged, &none] {
         compare.row(case, [floor, ours]);
     }
     for (peer, program, version) in [(Peer::Haproxy, "haproxy", "-v"), (Peer::Envoy, "envoy", "--version")] {
@@ -131,6 +134,7 @@ impl Comparison<'_> {
             connections: CONNECTIONS,
             requests,
             body: case.body,
+            http2: case.http2,
             status,
         };
         self.runtime.block_on(run.drive());

@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use pingora_core::Result;
+use pingora_core::apps::HttpServerOptions;
 use pingora_core::server::Server;
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::upstreams::peer::HttpPeer;
@@ -33,6 +34,9 @@ pub fn run(listen: &str, upstream: SocketAddr) {
     let mut server = Server::new_with_opt_and_conf(None, conf);
     server.bootstrap();
     let mut service = http_proxy_service(&server.configuration, Passthrough(upstream));
+    let mut options = HttpServerOptions::default();
+    options.h2c = true;
+    service.app_logic_mut().unwrap().server_options = Some(options);
     service.add_tcp(listen);
     server.add_service(service);
     server.run_forever();

@@ -30,6 +30,7 @@ struct Case {
     status: u16,
     /// The length of each request's body; none if zero.
     body: usize,
+    http2: bool,
 }
 
 impl Counter {
@@ -42,11 +43,15 @@ impl Counter {
     }
 
     fn warm(&self) -> Case {
-        Case { name: "one token", tokens: vec![self.site.token(0)], status: 200, body: 0 }
+        Case { name: "one token", tokens: vec![self.site.token(0)], status: 200, body: 0, http2: false }
     }
 
     fn with_body(&self, body: usize) -> Case {
         Case { name: "with a body of 1 KiB", body, ..self.warm() }
+    }
+
+    fn over_http2(&self) -> Case {
+        Case { name: "over HTTP/2", http2: true, ..self.warm() }
     }
 
     fn others(&self) -> Vec<Case> {
@@ -54,10 +59,10 @@ impl Counter {
         let most = 2 * self.requests;
         let once = (0..most).map(|number| self.site.token(number)).collect();
         let forged = (0..most).map(|number| self.site.forged(number)).collect();
-        let refused = |name, token| Case { name, tokens: vec![token], status: 401, body: 0 };
+        let refused = |name, token| Case { name, tokens: vec![token], status: 401, body: 0, http2: false };
         vec![
-            Case { name: "each token once", tokens: once, status: 200, body: 0 },
-            Case { name: "forged, each once", tokens: forged, status: 401, body: 0 },
+            Case { name: "each token once", tokens: once, status: 200, body: 0, http2: false },
+            Case { name: "forged, each once", tokens: forged, status: 401, body: 0, http2: false },
             refused("unknown key", self.site.of_unknown_key()),
             refused("no JWT", "x".repeat(790)),
             refused("no token", String::new()),
@@ -83,6 +88,7 @@ impl Counter {
             connections: CONNECTIONS,
             requests,
             body: case.body,
+            http2: case.http2,
             // Whoever lets everything through answers 200.
             status: if peer == Peer::Passthrough { 200 } else { case.status },
         };
@@ -116,8 +122,9 @@ pub fn run() {
     row("Portcullis with access log", &warm, true, floor);
     if number("WARM_ONLY", 0) == 0 {
         counter.others().iter().for_each(|case| row("Portcullis", case, false, floor));
-        let with_body = counter.with_body(1024);
-        row("Portcullis", &with_body, false, passthrough(&with_body));
+        for case in [counter.with_body(1024), counter.over_http2()] {
+            row("Portcullis", &case, false, passthrough(&case));
+        }
     }
 }
 

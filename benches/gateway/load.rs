@@ -1,5 +1,6 @@
 //! The other two ends: an upstream that answers a kilobyte of JSON, and clients that ask again and again.
 
+use bytes::Bytes;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -55,6 +56,8 @@ pub struct Run<'a> {
     pub requests: usize,
     /// The length of each request's body, which is sent together with the header; none if zero.
     pub body: usize,
+    /// Over HTTP/2, one stream at a time on each connection.
+    pub http2: bool,
     /// The status every answer must have.
     pub status: u16,
 }
@@ -67,16 +70,16 @@ impl Run<'_> {
             .map(|_| {
                 let (next, requests) = (Arc::clone(&next), self.requests);
                 let heads: Vec<String> = self.heads();
-                let (port, first, status) = (self.port, self.first, self.status);
+                let (port, first, status, http2) = (self.port, self.first, self.status, self.http2);
                 tokio::spawn(async move {
-                    let mut server = connect(port).await;
+                    let mut server = Server::connect(port, http2).await;
                     loop {
                         let number = next.fetch_add(1, Ordering::Relaxed);
                         if number >= requests {
                             return;
                         }
                         let head = &heads[(first + number) % heads.len()];
-                        assert_eq!(ask(&mut server, head).await, status);
+                        assert_eq!(server.ask(head).await, status);
                     }
                 })
             })
@@ -98,6 +101,51 @@ impl Run<'_> {
         };
         self.tokens.iter().map(with).collect()
     }
+}
+
+/// A connection to who is measured.
+enum Server {
+    Http1(TcpStream),
+    Http2(h2::client::SendRequest<Bytes>),
+}
+
+impl Server {
+    async fn connect(port: u16, http2: bool) -> Self {
+        let server = connect(port).await;
+        if !http2 {
+            return Self::Http1(server);
+        }
+        let (client, connection) = h2::client::handshake(server).await.unwrap();
+        tokio::spawn(connection);
+        Self::Http2(client)
+    }
+
+    async fn ask(&mut self, head: &str) -> u16 {
+        match self {
+            Self::Http1(server) => ask(server, head).await,
+            Self::Http2(server) => ask_http2(server, head).await,
+        }
+    }
+}
+
+/// The same over HTTP/2: a request without a body.
+async fn ask_http2(server: &mut h2::client::SendRequest<Bytes>, head: &str) -> u16 {
+    let mut lines = head.trim_end().lines();
+    let mut line = lines.next().unwrap().split(' ');
+    let (method, path) = (line.next().unwrap(), line.next().unwrap());
+    let mut request = http::Request::builder().method(method).uri(format!("http://bench{path}"));
+    for (name, value) in lines.filter_map(|field| field.split_once(": ")).filter(|(name, _)| *name != "Host")
+    {
+        request = request.header(name, value);
+    }
+    std::future::poll_fn(|context| server.poll_ready(context)).await.unwrap();
+    let (answer, _) = server.send_request(request.body(()).unwrap(), true).unwrap();
+    let (head, mut body) = answer.await.unwrap().into_parts();
+    while let Some(piece) = body.data().await {
+        let length = piece.unwrap().len();
+        body.flow_control().release_capacity(length).unwrap();
+    }
+    head.status.as_u16()
 }
 
 async fn connect(port: u16) -> TcpStream {

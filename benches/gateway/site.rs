@@ -133,7 +133,7 @@ impl Site {
     fn portcullis(&self, port: u16, access_log: bool) -> String {
         let Self { upstream, .. } = self;
         let text = format!(
-            "server: {{ listeners: [{{ address: \"127.0.0.1:{port}\" }}], threads: 1 }}\n\
+            "server: {{ listeners: [{{ address: \"127.0.0.1:{port}\", http2: true }}], threads: 1 }}\n\
              log: {{ access: {access_log}, level: warn }}\n\
              issuers:\n  bench:\n    issuer: bench-issuer\n    audiences: [bench-api]\n    \
              algorithms: [RS256]\n    key_set: {{ file: keys.json }}\n\

@@ -1,12 +1,12 @@
-//! The direct way to an upstream: a request with a short body or none, from one HTTP/1.1 connection to another. It
-//! does what the engine does for such a request, without what the engine keeps ready for all others, which is most of
-//! what such a request costs. A body is read whole before the upstream hears of it: a client that sends its own slowly
+//! The direct way to an upstream that speaks HTTP/1.1: for a request with a short body or none. It does what the engine
+//! does for such a request, without what the engine keeps ready for all others, which is most of what such a request
+//! costs. A body is read whole before the upstream hears of it: a client that sends its own slowly
 //! occupies no connection of the upstream's.
 
 use super::context::RequestContext;
 use super::settings::UpstreamTimeouts;
 use super::upstream::Room;
-use super::{Gateway, outgoing, proxy, respond};
+use super::{Gateway, outgoing, proxy, respond, returned};
 use bytes::Bytes;
 use http::{StatusCode, Version, header};
 use pingora_core::connectors::TransportConnector;
@@ -33,12 +33,11 @@ pub(super) struct DirectWay {
 
 impl Gateway {
     /// The direct way, if the request can go it.
-    pub(super) fn direct_way(&self, session: &Session, ctx: &RequestContext) -> Option<&DirectWay> {
+    pub(super) fn direct_way(&self, session: &mut Session, ctx: &RequestContext) -> Option<&DirectWay> {
         let speaks_http1 = ctx.route.as_ref().is_some_and(|served| !served.upstream.settings().http2);
-        let request = session.req_header();
-        let short = !request.headers.contains_key(header::CONTENT_LENGTH)
+        let short = session.is_body_empty()
             || respond::content_length(session).is_some_and(|length| length <= SHORT_BODY);
-        let plain = speaks_http1 && !ctx.upgrade && short && outgoing::is_plain(request);
+        let plain = speaks_http1 && !ctx.upgrade && short && outgoing::is_plain(session.req_header());
         self.direct.as_ref().filter(|_| plain)
     }
 
@@ -141,7 +140,7 @@ impl Gateway {
         match task {
             HttpTask::Header(mut response, end) => {
                 proxy::check_response(&response, ctx)?;
-                if !end && has_no_length(&response) {
+                if !end && !session.is_http2() && has_no_length(&response) {
                     // So that the client's connection can be kept.
                     response.set_version(Version::HTTP_11);
                     response.insert_header(header::TRANSFER_ENCODING, "chunked")?;
@@ -153,6 +152,10 @@ impl Gateway {
                 ctx.untold.sent += piece.as_ref().map_or(0, |piece: &Bytes| piece.len() as u64);
                 Ok(HttpTask::Body(piece, end))
             }
+            HttpTask::Trailer(Some(mut trailers)) => {
+                returned::clean_trailers(&mut trailers);
+                Ok(HttpTask::Trailer(Some(trailers)))
+            }
             other => Ok(other),
         }
     }
@@ -162,10 +165,12 @@ impl Gateway {
 async fn whole_body(session: &mut Session, ctx: &mut RequestContext) -> Result<Vec<u8>> {
     let mut body = Vec::new();
     while !session.is_body_done() {
+        ctx.lease.awaits_body(true);
         let Some(piece) = session.read_request_body().await? else { break };
         ctx.body_bytes += piece.len() as u64;
         body.extend_from_slice(&piece);
     }
+    ctx.lease.awaits_body(false);
     Ok(body)
 }
 

@@ -10,11 +10,11 @@ use crate::policy::Permit;
 use crate::policy::forward::AuthorizationHeader;
 use crate::traces::{RequestSpan, TRACEPARENT, TRACESTATE};
 use bytes::Bytes;
-use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
+use http::uri::{Authority, PathAndQuery};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri, Version, header};
 use pingora_core::protocols::http::server::Session;
 use pingora_core::{Error, ErrorType, OrErr, Result};
-use pingora_http::RequestHeader;
+use pingora_http::{HeaderNameVariant, RequestHeader};
 
 /// Room for a usual header with a token.
 const USUAL_HEAD: usize = 2048;
@@ -162,16 +162,26 @@ pub(super) fn whole(
         }
     }
     request.extend_from_slice(b" HTTP/1.1\r\n");
-    // The names of both are in one order: the engine writes them so.
-    let names = client.headers.iter().map(|(name, _)| name);
-    for (name, (spelled, value)) in names.zip(client.case_header_iter()) {
-        match (name, &changes.host) {
-            (&header::CONNECTION, _) => {}
-            (&header::CONTENT_LENGTH, _) => put_field(&mut request, spelled.as_slice(), &body.len().into()),
-            (&header::HOST, Some(host)) => put_field(&mut request, b"Host", host),
-            _ if changes.drops(name) => {}
-            _ => put_field(&mut request, spelled.as_slice(), value),
+    // Told in the order of the names, each with its spelling.
+    let mut names = client.headers.iter().map(|(name, _)| name);
+    client.map(|spelled, value| {
+        let spelled = match &spelled {
+            HeaderNameVariant::Case(spelled) => spelled.as_slice(),
+            HeaderNameVariant::Titled(spelled) => spelled.as_bytes(),
+        };
+        match names.next().map(|name| (name, &changes.host)) {
+            None | Some((&header::CONNECTION, _)) => {}
+            Some((&header::CONTENT_LENGTH, _)) => put_field(&mut request, spelled, &body.len().into()),
+            Some((&header::HOST, Some(host))) => put_field(&mut request, b"Host", host),
+            Some((name, _)) if changes.drops(name) => {}
+            Some(_) => put_field(&mut request, spelled, value),
         }
+        Ok(())
+    })?;
+    // HTTP/2 says it elsewhere (RFC 9113 section 8.3.1).
+    if !client.headers.contains_key(header::HOST) {
+        let authority = client.uri.authority().map_or("", Authority::as_str);
+        put_field(&mut request, b"Host", changes.host.as_ref().unwrap_or(&value(authority)?));
     }
     changes.put_in(session, permit, |name, value| {
         put_field(&mut request, &name, &value);
@@ -189,11 +199,10 @@ fn put_field(head: &mut Vec<u8>, name: &[u8], value: &HeaderValue) {
     head.extend_from_slice(b"\r\n");
 }
 
-/// Whether a request came by HTTP/1.1, has a body of a known length or none and asks nothing of the connection but to be
-/// kept or closed: then [`whole`] is all that has to be sent.
+/// Whether a request has a body of a known length or none, and asks nothing of the connection but to be kept or closed:
+/// then [`whole`] is all that has to be sent.
 pub(super) fn is_plain(request: &RequestHeader) -> bool {
-    request.version == http::Version::HTTP_11
-        && request.has_case()
+    [Version::HTTP_11, Version::HTTP_2].contains(&request.version)
         && request.method != http::Method::HEAD
         && request.raw_path().starts_with(b"/")
         && request.raw_path().iter().all(u8::is_ascii_graphic)
@@ -231,7 +240,7 @@ fn set_path(outgoing: &mut RequestHeader, path: &str) -> Result<()> {
         Some(query) => format!("{path}?{query}"),
         None => path.to_owned(),
     };
-    if outgoing.uri.authority().is_none() || outgoing.version != http::Version::HTTP_2 {
+    if outgoing.uri.authority().is_none() || outgoing.version != Version::HTTP_2 {
         // Absolute-form becomes origin-form (RFC 9112 section 3.2.1); `Host` was checked to be the same.
         return outgoing.set_raw_path(target.as_bytes());
     }

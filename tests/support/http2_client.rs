@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use h2::SendStream;
-use http::Request;
 use http::request::Builder;
+use http::{HeaderMap, Request};
 use std::net::TcpStream as StdStream;
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,6 +51,19 @@ impl Http2Client {
         self.send(request, true).0
     }
 
+    /// Sends a request of these fields and with this body, which has the end of the stream in a frame of its own.
+    #[track_caller]
+    pub(crate) fn ask(&mut self, method: &str, path: &str, fields: &[(&str, &str)], body: &[u8]) -> Exchange {
+        let request = Request::builder().method(method).uri(format!("http://{}{path}", self.authority));
+        let request = fields.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        let (exchange, mut stream) = self.send(request, body.is_empty());
+        if !body.is_empty() {
+            stream.send_data(Bytes::copy_from_slice(body), false).expect("a body to be sent");
+            stream.send_data(Bytes::new(), true).expect("an end to be sent");
+        }
+        exchange
+    }
+
     /// Begins a `POST` to `path`, whose body comes in pieces.
     #[track_caller]
     pub(crate) fn upload(&mut self, path: &str) -> (Exchange, Upload) {
@@ -94,6 +107,31 @@ impl Exchange {
     #[track_caller]
     pub(crate) fn status(&mut self) -> u16 {
         self.head().expect("an answer").status().as_u16()
+    }
+
+    /// All of the answer, but for the time: its status and fields, its body, its trailers; or how it was broken off, and
+    /// after what of it.
+    pub(crate) fn all(&mut self) -> (String, Vec<u8>, Result<HeaderMap, String>) {
+        let head = match self.head() {
+            Ok(head) => head,
+            Err(why) => return (String::new(), Vec::new(), Err(why)),
+        };
+        let mut fields = head.headers().clone();
+        fields.remove("date");
+        let head = format!("{} {fields:?}", head.status());
+        let mut body = Vec::new();
+        loop {
+            match self.data() {
+                Err(why) => return (head, body, Err(why)),
+                Ok(piece) if piece.is_empty() => break,
+                Ok(piece) => body.extend(piece),
+            }
+        }
+        let stream = self.stream.as_mut().expect("a stream");
+        let trailers =
+            self.runtime.block_on(async { tokio::time::timeout(PATIENCE, stream.trailers()).await });
+        let trailers = trailers.expect("an end in time").map_err(|why| told(&why));
+        (head, body, trailers.map(Option::unwrap_or_default))
     }
 
     /// The next piece of the answer's body, empty at its end; or how the stream was broken off.
