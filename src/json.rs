@@ -22,15 +22,35 @@ pub enum JsonError {
 /// # Errors
 /// [`JsonError`] for anything but exactly one object without repeated members.
 pub fn object(bytes: &[u8]) -> Result<Map<String, Value>, JsonError> {
-    let read = match std::str::from_utf8(bytes) {
+    match value(bytes)? {
+        Value::Object(map) => Ok(map),
+        _ => Err(JsonError::NotAnObject),
+    }
+}
+
+/// Reads one JSON value. The library's own reader takes an object for another value if its first member has one of the
+/// names it uses itself (`$serde_json::private::RawValue`).
+///
+/// # Errors
+/// [`JsonError::Malformed`] for anything but exactly one value without repeated members.
+pub fn value(bytes: &[u8]) -> Result<Value, JsonError> {
+    let Strict(value) = match std::str::from_utf8(bytes) {
         // Looked through once, and not text by text.
         Ok(text) => serde_json::from_str(text),
         // Refused, and it says where.
         Err(_) => serde_json::from_slice(bytes),
-    };
-    match read? {
+    }?;
+    Ok(value)
+}
+
+/// Reads an object within another value, for `deserialize_with`.
+///
+/// # Errors
+/// For what is no object, or has a repeated member.
+pub fn members<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Map<String, Value>, D::Error> {
+    match Strict::deserialize(deserializer)? {
         Strict(Value::Object(map)) => Ok(map),
-        Strict(_) => Err(JsonError::NotAnObject),
+        Strict(_) => Err(D::Error::custom(JsonError::NotAnObject)),
     }
 }
 
@@ -250,6 +270,17 @@ mod tests {
         writer.value("v", &std::collections::HashMap::from([((), 1)]));
         writer.text("t", "x");
         assert_eq!(writer.finish(), None);
+    }
+
+    #[test]
+    fn no_name_of_a_member_makes_another_value_of_its_object() {
+        for name in ["$serde_json::private::RawValue", "$serde_json::private::Number"] {
+            for text in ["[\"admin\"]", "x", "1"] {
+                let plain = Value::Object([(name.to_owned(), text.into())].into_iter().collect());
+                let written = serde_json::to_vec(&serde_json::json!({ "a": [plain] })).unwrap();
+                assert_eq!(object(&written).unwrap()["a"][0], plain);
+            }
+        }
     }
 
     #[test]

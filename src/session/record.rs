@@ -3,6 +3,7 @@
 use super::family::Family;
 use super::id::{SessionId, UserKey};
 use super::store::{Delivery, NewSession, SessionRecord};
+use crate::json;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -11,6 +12,7 @@ use serde_json::{Map, Value};
 pub(super) struct Details {
     #[serde(rename = "sub")]
     subject: String,
+    #[serde(deserialize_with = "json::members")]
     claims: Map<String, Value>,
     delivery: Delivery,
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -205,10 +205,10 @@ impl VerifiedCache {
         let usual = usize::try_from(max_bytes / USUAL_BYTES).unwrap_or(usize::MAX);
         let entries = Cache::with(usual, max_bytes, Weight, RandomState::new(), DefaultLifecycle::default());
         let free = AtomicU64::new(max_bytes / 4);
-        Self { entries, observer, numbers: AtomicU64::new(0), free, came: Came::new() }
+        Self { entries, observer, numbers: AtomicU64::new(1), free, came: Came::new() }
     }
 
-    /// A number no other verifier of this cache has, and no other token.
+    /// A number no other verifier of this cache has, and no other token: higher than all before, and than 0.
     pub(super) fn number(&self) -> u64 {
         self.numbers.fetch_add(1, Ordering::Relaxed)
     }
@@ -234,9 +234,13 @@ impl VerifiedCache {
         let bytes = token.len() as u64 + entry.bytes;
         let fill = |free: u64| free.checked_sub(bytes);
         let fits = || self.free.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fill).is_ok();
-        // Verified anew after a change of the keys or the configuration, it has its place already.
-        let is_kept = self.entries.contains_key(&Sought(token));
-        if is_kept || fits() || self.came.again(token) {
+        let keep = match self.entries.peek(&Sought(token)) {
+            // Verified anew after a change of the keys or the configuration, it has its place already. It is not an older
+            // verifier's to take: each would verify what it has kept for the other.
+            Some(kept) => kept.verifier <= entry.verifier,
+            None => fits() || self.came.again(token),
+        };
+        if keep {
             self.entries.insert(Token(token.into()), entry);
         }
     }
@@ -338,6 +342,15 @@ mod tests {
             assert!(cache.get(token.as_bytes(), is_new).is_some(), "{number}");
         }
         assert_eq!(cache.entries.len(), kept);
+    }
+
+    #[test]
+    fn what_a_later_verifier_keeps_is_not_given_to_an_earlier_one() {
+        let cache = cache(1 << 20);
+        for number in [1, 0, 2, 1] {
+            cache.insert("token", Entry { verifier: number, ..entry("a") });
+        }
+        assert!(cache.get(b"token", |entry| entry.verifier == 2).is_some());
     }
 
     #[test]

@@ -57,17 +57,18 @@ impl Verifier {
             }
             built.push(issuer);
         }
-        Ok(Self::of(built, cache))
-    }
-
-    /// A verifier of our own tokens alone: what the session endpoints need.
-    pub fn own_only(own: OwnIssuer, cache: Arc<VerifiedCache>) -> Self {
-        Self::of(vec![Issuer::own(own)], cache)
-    }
-
-    fn of(issuers: Vec<Issuer>, cache: Arc<VerifiedCache>) -> Self {
-        let places = issuers.iter().enumerate().map(|(place, issuer)| (issuer.iss.clone(), place)).collect();
         let number = cache.number();
+        Ok(Self::of(built, cache, number))
+    }
+
+    /// A verifier of our own tokens alone: what the session endpoints need. Where it shares a cache, what any other has
+    /// kept stays: routes are asked far more often.
+    pub fn own_only(own: OwnIssuer, cache: Arc<VerifiedCache>) -> Self {
+        Self::of(vec![Issuer::own(own)], cache, 0)
+    }
+
+    fn of(issuers: Vec<Issuer>, cache: Arc<VerifiedCache>, number: u64) -> Self {
+        let places = issuers.iter().enumerate().map(|(place, issuer)| (issuer.iss.clone(), place)).collect();
         Self { issuers, places, cache, number }
     }
 

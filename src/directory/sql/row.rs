@@ -2,6 +2,7 @@
 
 use super::super::file::{RecordProblem, check_claims, is_name};
 use crate::directory::Identity;
+use crate::json;
 use crate::secret::Secret;
 use serde_json::{Map, Value};
 
@@ -123,7 +124,7 @@ fn identity(subject: Result<Value, String>, columns: Vec<Column>) -> Result<Iden
         if claim.len() < name.len()
             && let Value::String(text) = &value
         {
-            value = serde_json::from_str(text).map_err(|_| Misfit::Json(name.clone()))?;
+            value = json::value(text.as_bytes()).map_err(|_| Misfit::Json(name.clone()))?;
         }
         if !value.is_null() {
             claims.insert(claim.to_owned(), value);
@@ -173,7 +174,9 @@ mod tests {
             all.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
             identity_of(all).unwrap_err().to_string()
         };
-        assert_eq!(wrong(json!({ "x:json": "{" })), "the column \"x:json\" holds no JSON");
+        for no_json in ["{", "", "1 2", "{\"a\":1,\"a\":2}"] {
+            assert_eq!(wrong(json!({ "x:json": no_json })), "the column \"x:json\" holds no JSON");
+        }
         for claim in crate::directory::RESERVED_CLAIMS {
             let said = wrong(json!({ *claim: "x" }));
             assert_eq!(said, format!("the claim {claim:?} is set by the gateway itself"));

@@ -18,6 +18,9 @@ pub(in crate::session) async fn a_login_opens_generation_zero_and_keeps_what_it_
     let rig = R::start(policy()).await;
     let serde_json::Value::Object(claims) = serde_json::json!({
         "email": "ä@example.com", "roles": ["clerk"], "nested": {"deep": [1, null, 2.5, {}]}, "empty": [],
+        // Names that the JSON library has a use of its own for.
+        "odd": {"$serde_json::private::RawValue": "[\"admin\"]"}, "odder": {"$serde_json::private::Number": "x"},
+        "oddest": [{"$serde_json::private::RawValue": "x"}],
     }) else {
         unreachable!()
     };
