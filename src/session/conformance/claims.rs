@@ -16,16 +16,13 @@ fn policy() -> RotationPolicy {
 
 pub(in crate::session) async fn a_login_opens_generation_zero_and_keeps_what_it_was_given<R: Rig>() {
     let rig = R::start(policy()).await;
-    let serde_json::Value::Object(claims) = serde_json::json!({
+    // With a name that the JSON library has a use of its own for.
+    let claims = serde_json::json!({
         "email": "ä@example.com", "roles": ["clerk"], "nested": {"deep": [1, null, 2.5, {}]}, "empty": [],
-        // Names that the JSON library has a use of its own for.
-        "odd": {"$serde_json::private::RawValue": "[\"admin\"]"}, "odder": {"$serde_json::private::Number": "x"},
-        "oddest": [{"$serde_json::private::RawValue": "x"}],
-    }) else {
-        unreachable!()
-    };
+        "odd": [{"$serde_json::private::RawValue": "[\"admin\"]"}, {"$serde_json::private::RawValue": "x"}],
+    });
     let new = NewSession {
-        claims,
+        claims: claims.as_object().unwrap().clone(),
         subject: "user \"1\"\n\u{0}\u{1F600}".to_owned(),
         delivery: Delivery::Body,
         device: Some("Browser".to_owned()),
