@@ -102,6 +102,8 @@ impl Gateway {
     ) -> Result<Option<Stream>> {
         let request = outgoing::whole(session, ctx, self.own.as_ref().map(|own| &own.cookie), body)?;
         send(&mut stream, &request, timeouts.write).await.map_err(Error::into_up)?;
+        // The answer may be long in coming.
+        drop(request);
         let mut upstream = HttpSession::new(stream);
         upstream.read_timeout = Some(timeouts.read);
         loop {

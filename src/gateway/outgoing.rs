@@ -10,7 +10,7 @@ use crate::policy::Permit;
 use crate::policy::forward::AuthorizationHeader;
 use crate::traces::{RequestSpan, TRACEPARENT, TRACESTATE};
 use bytes::Bytes;
-use http::uri::{Authority, PathAndQuery};
+use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, Version, header};
 use pingora_core::protocols::http::server::Session;
 use pingora_core::{Error, ErrorType, OrErr, Result};
@@ -162,6 +162,12 @@ pub(super) fn whole(
         }
     }
     request.extend_from_slice(b" HTTP/1.1\r\n");
+    // HTTP/2 names the host elsewhere (RFC 9113 section 8.3.1).
+    let authority = || client.uri.authority().map(|authority| value(authority.as_str())).transpose();
+    let host = changes.host.clone().map_or_else(authority, |host| Ok(Some(host)))?;
+    if let Some(host) = &host {
+        put_field(&mut request, b"Host", host);
+    }
     // Told in the order of the names, each with its spelling.
     let mut names = client.headers.iter().map(|(name, _)| name);
     client.map(|spelled, value| {
@@ -169,20 +175,15 @@ pub(super) fn whole(
             HeaderNameVariant::Case(spelled) => spelled.as_slice(),
             HeaderNameVariant::Titled(spelled) => spelled.as_bytes(),
         };
-        match names.next().map(|name| (name, &changes.host)) {
-            None | Some((&header::CONNECTION, _)) => {}
-            Some((&header::CONTENT_LENGTH, _)) => put_field(&mut request, spelled, &body.len().into()),
-            Some((&header::HOST, Some(host))) => put_field(&mut request, b"Host", host),
-            Some((name, _)) if changes.drops(name) => {}
+        match names.next() {
+            None | Some(&header::CONNECTION | &header::TE) => {}
+            Some(&header::HOST) if host.is_some() => {}
+            Some(&header::CONTENT_LENGTH) => put_field(&mut request, spelled, &body.len().into()),
+            Some(name) if changes.drops(name) => {}
             Some(_) => put_field(&mut request, spelled, value),
         }
         Ok(())
     })?;
-    // HTTP/2 says it elsewhere (RFC 9113 section 8.3.1).
-    if !client.headers.contains_key(header::HOST) {
-        let authority = client.uri.authority().map_or("", Authority::as_str);
-        put_field(&mut request, b"Host", changes.host.as_ref().unwrap_or(&value(authority)?));
-    }
     changes.put_in(session, permit, |name, value| {
         put_field(&mut request, &name, &value);
         Ok(())
@@ -199,8 +200,8 @@ fn put_field(head: &mut Vec<u8>, name: &[u8], value: &HeaderValue) {
     head.extend_from_slice(b"\r\n");
 }
 
-/// Whether a request has a body of a known length or none, and asks nothing of the connection but to be kept or closed:
-/// then [`whole`] is all that has to be sent.
+/// Whether a request has a body of a known length or none, and asks nothing of the connection but to be kept or closed, or
+/// to be told trailers: then [`whole`] is all that has to be sent.
 pub(super) fn is_plain(request: &RequestHeader) -> bool {
     [Version::HTTP_11, Version::HTTP_2].contains(&request.version)
         && request.method != http::Method::HEAD
@@ -217,7 +218,6 @@ fn asks_nothing(name: &HeaderName, value: &HeaderValue) -> bool {
         }
         header::TRANSFER_ENCODING
         | header::EXPECT
-        | header::TE
         | header::TRAILER
         | header::UPGRADE
         | header::PROXY_AUTHENTICATE
