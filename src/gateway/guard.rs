@@ -203,8 +203,22 @@ impl Guarded {
     /// `None` if the connection is not one of ours.
     pub(super) fn rewound(stream: Stream) -> Option<Stream> {
         let mut guarded = stream.into_any().downcast::<Self>().ok()?;
-        guarded.again = std::mem::take(&mut guarded.block).into();
+        let block = std::mem::take(&mut guarded.block);
+        guarded.put_back(block);
         Some(guarded)
+    }
+
+    /// The connection as it was before `ahead` was read, which follows the request that has ended. `None` if the
+    /// connection is not one of ours.
+    pub(super) fn unread(stream: Stream, ahead: &[u8]) -> Option<Stream> {
+        let mut guarded = stream.into_any().downcast::<Self>().ok()?;
+        guarded.put_back(ahead.to_vec());
+        Some(guarded)
+    }
+
+    fn put_back(&mut self, mut read: Vec<u8>) {
+        read.extend_from_slice(&self.again);
+        self.again = read.into();
     }
 
     /// Something arrived: between requests that is the start of a header block.
@@ -345,7 +359,10 @@ impl AsyncRead for Guarded {
         }
         if !self.again.is_empty() {
             let most = self.again.len().min(buf.remaining());
-            buf.put_slice(&self.again.split_to(most));
+            let piece = self.again.split_to(most);
+            buf.put_slice(&piece);
+            let phase = self.switch.get();
+            self.received(phase, &piece);
             return Poll::Ready(Ok(()));
         }
         if self.overfull() {
@@ -359,7 +376,7 @@ impl AsyncRead for Guarded {
         match Pin::new(&mut self.inner).poll_read(cx, buf) {
             Poll::Ready(result) => {
                 let piece = buf.filled().get(before..).unwrap_or_default();
-                if phase != Phase::Off && !piece.is_empty() {
+                if !piece.is_empty() {
                     self.received(phase, piece);
                 }
                 Poll::Ready(result)

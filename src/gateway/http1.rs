@@ -32,6 +32,7 @@ impl ServerApp for Engine {
         let mut session = Box::new(ServerSession::new_http1(stream));
         // How long a client may be silent is the connection's to say.
         session.set_keepalive(Some(0));
+        session.set_pipelining_enabled(true);
         loop {
             let read = tokio::select! {
                 biased;
@@ -57,6 +58,8 @@ impl ServerApp for Engine {
             if let Some(settings) = settings {
                 settings.apply_to_session(&mut session);
             }
+            // The engine's does not say so.
+            session.set_pipelining_enabled(true);
         }
     }
 }
@@ -95,8 +98,12 @@ impl Engine {
             return None;
         }
         let settings = HttpPersistentSettings::for_session(&session);
-        let stream = session.finish().await.ok().flatten()?;
-        Some(ReusedHttpStream::from_reusable_stream(stream, settings))
+        let (mut stream, ahead) = session.finish().await.ok().flatten()?.into_parts();
+        // What came of the next request already is read by whom minds its time and size.
+        if let Some(ahead) = ahead {
+            stream = Guarded::unread(stream, &ahead)?;
+        }
+        Some(ReusedHttpStream::new(stream, Some(settings)))
     }
 
     /// Has the engine forward a request. It reads the header itself, so it gets it once more, and with it what was
