@@ -222,9 +222,9 @@ fn an_upload_over_http2_that_stalls_is_ended_and_a_slow_one_or_a_conversation_is
         &config(&upstream, ", auth: public").server("limits", "{ body_timeout: 3s, idle_timeout: 60s }"),
     );
     let mut client = Http2Client::connect(&gateway.address());
-    let (mut stalls, mut never_ends) = client.upload("/stalls");
-    let (mut steady, mut trickle) = client.upload("/steady");
-    let (mut talk, mut speech) = client.upload("/talk");
+    let (mut stalls, mut never_ends) = client.upload("/stalls", &[]);
+    let (mut steady, mut trickle) = client.upload("/steady", &[]);
+    let (mut talk, mut speech) = client.upload("/talk", &[]);
     let start = Instant::now();
     never_ends.send("begun", false);
     speech.send("and then ", false);

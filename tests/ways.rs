@@ -247,6 +247,7 @@ fn an_upstream_hears_of_a_short_body_when_all_of_it_is_there() {
     listener.set_nonblocking(true).unwrap();
     let upstream = format!("{{ endpoints: [\"http://{}\"] }}", listener.local_addr().unwrap());
     let config = Config::new()
+        .listener("http2: true")
         .upstream_raw("app", &upstream)
         .server("limits", "{ body_timeout: 300ms }")
         .route("{ name: all, match: { path: /** }, upstream: app, auth: public }");
@@ -254,10 +255,16 @@ fn an_upstream_hears_of_a_short_body_when_all_of_it_is_there() {
     let mut connection = Connection::open(&gateway.address()).unwrap();
     connection.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf").unwrap();
     assert_eq!(connection.read_response(false).unwrap().expect(408).reason(), "body_timeout");
+    let mut client = Http2Client::connect(&gateway.address());
+    let (mut stalled, mut body) = client.upload("/over-http-2", &[("content-length", "10")]);
+    body.send("half", false);
+    assert_eq!(stalled.data(), Err("CANCEL".to_owned()), "the stream is reset");
     let nobody = listener.accept().map(|_| ()).unwrap_err();
     assert_eq!(nobody.kind(), std::io::ErrorKind::WouldBlock, "a client that stalls occupies the upstream");
-    let line = gateway.log_line(|line| line["method"] == "POST");
-    assert_eq!((line["status"].as_u64(), line["reason"].as_str()), (Some(408), Some("body_timeout")));
+    for path in ["/", "/over-http-2"] {
+        let line = gateway.log_line(|line| line["path"] == path);
+        assert_eq!((line["status"].as_u64(), line["reason"].as_str()), (Some(408), Some("body_timeout")));
+    }
 }
 
 #[test]

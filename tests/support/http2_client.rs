@@ -64,10 +64,11 @@ impl Http2Client {
         exchange
     }
 
-    /// Begins a `POST` to `path`, whose body comes in pieces.
+    /// Begins a `POST` of these fields to `path`, whose body comes in pieces.
     #[track_caller]
-    pub(crate) fn upload(&mut self, path: &str) -> (Exchange, Upload) {
+    pub(crate) fn upload(&mut self, path: &str, fields: &[(&str, &str)]) -> (Exchange, Upload) {
         let request = Request::post(format!("http://{}{path}", self.authority));
+        let request = fields.iter().fold(request, |request, (name, value)| request.header(*name, *value));
         let (exchange, body) = self.send(request, false);
         (exchange, Upload(body))
     }
