@@ -3,7 +3,7 @@
 use crate::json::ObjectWriter;
 use crate::reason::Reason;
 use bytes::Bytes;
-use http::header::{self, HeaderName, HeaderValue};
+use http::header::{self, HeaderName, HeaderValue, InvalidHeaderValue};
 use serde::Serialize;
 use std::time::Duration;
 
@@ -96,11 +96,10 @@ impl Reply {
 
     /// Adds the bearer challenge of RFC 6750 section 3. Every text in it is fixed or from the configuration.
     #[must_use]
-    pub fn challenge(self, challenge: &Challenge<'_>) -> Self {
-        match challenge {
-            Challenge::Bare => self.with_value(header::WWW_AUTHENTICATE, BEARER),
-            _ => self.with(header::WWW_AUTHENTICATE, &challenge.to_string()),
-        }
+    pub fn challenge(mut self, challenge: &Challenge<'_>) -> Self {
+        // One that cannot stand in a header is left out.
+        self.headers.extend(challenge.value().ok().map(|value| (header::WWW_AUTHENTICATE, value)));
+        self
     }
 }
 
@@ -150,20 +149,20 @@ pub enum Challenge<'a> {
     InsufficientScope(&'a str),
 }
 
-impl std::fmt::Display for Challenge<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl Challenge<'_> {
+    /// The field's value. Floods are made of refusals, so it is joined and not formatted.
+    fn value(&self) -> Result<HeaderValue, InvalidHeaderValue> {
+        let quoted = |before: &str, text: &str| HeaderValue::try_from([before, text, "\""].concat());
         match self {
-            Self::Bare => f.write_str("Bearer"),
+            Self::Bare => Ok(BEARER),
             Self::InvalidRequest(what) => {
-                write!(f, "Bearer error=\"invalid_request\", error_description=\"{what}\"")
+                quoted("Bearer error=\"invalid_request\", error_description=\"", what)
             }
-            Self::InvalidToken(what) => {
-                write!(f, "Bearer error=\"invalid_token\", error_description=\"{what}\"")
+            Self::InvalidToken(what) => quoted("Bearer error=\"invalid_token\", error_description=\"", what),
+            Self::InsufficientScope("") => {
+                Ok(HeaderValue::from_static("Bearer error=\"insufficient_scope\""))
             }
-            Self::InsufficientScope("") => f.write_str("Bearer error=\"insufficient_scope\""),
-            Self::InsufficientScope(scope) => {
-                write!(f, "Bearer error=\"insufficient_scope\", scope=\"{scope}\"")
-            }
+            Self::InsufficientScope(scope) => quoted("Bearer error=\"insufficient_scope\", scope=\"", scope),
         }
     }
 }
@@ -182,13 +181,13 @@ mod tests {
 
     #[test]
     fn challenges_follow_rfc_6750() {
-        assert_eq!(Challenge::Bare.to_string(), "Bearer");
+        assert_eq!(Challenge::Bare.value().unwrap(), "Bearer");
         assert_eq!(
-            Challenge::InvalidToken("The access token expired").to_string(),
+            Challenge::InvalidToken("The access token expired").value().unwrap(),
             "Bearer error=\"invalid_token\", error_description=\"The access token expired\""
         );
         assert_eq!(
-            Challenge::InsufficientScope("a b").to_string(),
+            Challenge::InsufficientScope("a b").value().unwrap(),
             "Bearer error=\"insufficient_scope\", scope=\"a b\""
         );
     }
