@@ -1,7 +1,7 @@
 //! The direct way to an upstream that speaks HTTP/1.1: for a request with a short body or none. It does what the engine
 //! does for such a request, without what the engine keeps ready for all others, which is most of what such a request
-//! costs. A body is read whole before the upstream hears of it: a client that sends its own slowly
-//! occupies no connection of the upstream's.
+//! costs. A body is read whole before the upstream hears of it: a client that sends its own slowly occupies no
+//! connection of the upstream's.
 
 use super::context::RequestContext;
 use super::settings::UpstreamTimeouts;

@@ -35,7 +35,7 @@ pub enum Misfit {
         kind: String,
     },
     /// A column called JSON that is none.
-    #[error("the column {0:?} holds no JSON")]
+    #[error("the column {0:?} holds no JSON, or an object with a member twice")]
     Json(String),
     /// A subject that is none.
     #[error(
@@ -175,7 +175,10 @@ mod tests {
             identity_of(all).unwrap_err().to_string()
         };
         for no_json in ["{", "", "1 2", "{\"a\":1,\"a\":2}"] {
-            assert_eq!(wrong(json!({ "x:json": no_json })), "the column \"x:json\" holds no JSON");
+            assert_eq!(
+                wrong(json!({ "x:json": no_json })),
+                "the column \"x:json\" holds no JSON, or an object with a member twice"
+            );
         }
         for claim in crate::directory::RESERVED_CLAIMS {
             let said = wrong(json!({ *claim: "x" }));
