@@ -104,8 +104,15 @@ fn over_http_2_a_response_reaches_the_client_the_same_either_way() {
     for (number, response) in RESPONSES.iter().enumerate() {
         let path = format!("/{number}");
         let fields = [("x-request-id", "same"), THROUGH_THE_ENGINE_OVER_HTTP_2];
-        let directly = client.ask("GET", &path, &fields[..1], b"").all();
-        let through = client.ask("GET", &path, &fields, b"").all();
+        let [directly, through] = [&fields[..1], &fields].map(|fields| {
+            let (head, mut body, end) = client.ask("GET", &path, fields, b"").all();
+            // Of a stream that is reset, HTTP/2's library drops what it has not sent by then.
+            if end.is_err() {
+                assert!(b"ab".starts_with(&body), "{}: {body:?}", response.escape_ascii());
+                body.clear();
+            }
+            (head, body, end)
+        });
         assert_eq!(directly, through, "{}", response.escape_ascii());
         *(if directly.2.is_ok() { &mut answered } else { &mut broken }) += 1;
     }
