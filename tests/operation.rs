@@ -412,12 +412,12 @@ fn a_drain_that_takes_too_long_is_ended() {
 fn during_the_delay_it_is_not_ready_but_serves() {
     let upstream = Upstream::start();
     let mut gateway =
-        Gateway::start(&Config::public(&upstream).server("shutdown", "{ delay: 4s, drain: 5s }"));
+        Gateway::start(&Config::public(&upstream).server("shutdown", "{ delay: 8s, drain: 5s }"));
     gateway.terminate();
-    assert!(eventually(Duration::from_secs(3), || get("/readyz")
+    assert!(eventually(Duration::from_secs(7), || get("/readyz")
         .try_send(&gateway.admin())
         .is_ok_and(|r| r.status == 503)));
     get("/").send(&gateway.address()).expect(200);
     get("/livez").send(&gateway.admin()).expect(200);
-    assert!(gateway.ended_within(Duration::from_secs(15)).expect("still running").success());
+    assert!(gateway.ended_within(Duration::from_secs(30)).expect("still running").success());
 }

@@ -5,8 +5,13 @@ use crate::json;
 use crate::key_set::Algorithm;
 use crate::reason::Reason;
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::Simd;
+use base64::engine::general_purpose::NO_PAD;
 use serde_json::Value;
+use std::sync::LazyLock;
+
+/// Many characters at a time where the machine can: a token's parts are long.
+static BASE64URL: LazyLock<Simd> = LazyLock::new(|| Simd::url_safe(NO_PAD));
 
 /// A JWS taken apart.
 #[derive(Debug)]
@@ -55,7 +60,7 @@ fn split_last(token: &str) -> Option<(&str, &str)> {
 
 /// Without padding and with zero trailing bits, so that one token has one spelling (RFC 4648 section 3.5).
 fn decode(part: &str) -> Result<Vec<u8>, Reason> {
-    URL_SAFE_NO_PAD.decode(part).map_err(|_| Reason::MalformedToken)
+    BASE64URL.decode(part).map_err(|_| Reason::MalformedToken)
 }
 
 fn header(header: &[u8]) -> Result<Header, Reason> {
@@ -91,6 +96,8 @@ fn kind(typ: &str) -> Kind {
 mod tests {
     use super::super::registered::Claimed;
     use super::*;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    use proptest::prelude::*;
 
     fn token(header: &str, claims: &str) -> String {
         format!("{}.{}.AAAA", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims))
@@ -158,6 +165,35 @@ mod tests {
         assert_eq!(refusal(&good), None);
         for last in ["AB", "AP", "Af"] {
             assert_eq!(refusal(&good.replace(".AA", &format!(".{last}"))), Some(Reason::MalformedToken));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_same_text_is_base64url_however_many_characters_are_read_at_a_time(
+            bytes in prop::collection::vec(any::<u8>(), 0..300),
+            cut in 0_usize..4,
+            (place, other) in any::<(prop::sample::Index, char)>(),
+        ) {
+            let mut text = URL_SAFE_NO_PAD.encode(&bytes);
+            prop_assert_eq!(decode(&text), Ok(bytes));
+            text.truncate(text.len().saturating_sub(cut));
+            prop_assert_eq!(decode(&text).ok(), URL_SAFE_NO_PAD.decode(&text).ok());
+            text.insert(place.index(text.len() + 1), other);
+            prop_assert_eq!(decode(&text).ok(), URL_SAFE_NO_PAD.decode(&text).ok());
+        }
+    }
+
+    #[test]
+    fn every_byte_at_every_place_is_told_from_base64url() {
+        let text = "A".repeat(160);
+        for place in 0..text.len() {
+            for byte in 0_u8..128 {
+                let mut other = text.clone().into_bytes();
+                other[place] = byte;
+                let other = String::from_utf8(other).unwrap();
+                assert_eq!(decode(&other).ok(), URL_SAFE_NO_PAD.decode(&other).ok(), "{place} {byte}");
+            }
         }
     }
 
