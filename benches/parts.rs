@@ -218,7 +218,10 @@ fn verify() {
             epoch: 0,
         };
         let claims = json!({"scope": "orders:read orders:write", "roles": ["customer"]});
-        let token = signer.mint("user-1", claims.as_object().unwrap(), session, NOW).unwrap().token;
+        let token = signer
+            .mint("user-1", claims.as_object().unwrap(), session, NOW.plus(Duration::from_secs(3600)), NOW)
+            .unwrap()
+            .token;
         let cache = Arc::new(VerifiedCache::new(0, Arc::new(|_| ())));
         let verifier = Verifier::own_only(signer.own_issuer(), cache);
         part.row(algorithm.as_str(), |_| claims_of(&verifier, &token));

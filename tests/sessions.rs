@@ -806,3 +806,33 @@ fn cookies_left_over_are_no_replay_and_hide_no_session() {
     assert_eq!(replay.member("code"), "token_reused");
     assert_eq!(both(&old.refresh, &last.refresh).expect(401).member("code"), "session_revoked");
 }
+
+#[test]
+fn a_replayed_cookie_ends_its_own_session_and_not_the_one_beside_it() {
+    let set =
+        start(Sessions::embedded().set("refresh_token", "{ grace: 0s, coalesce: 0s, lost_response: 0s }"));
+    let gateway = &set.gateway;
+    let recorded = |of: u32| {
+        let reused = [("event", "refresh_reused")];
+        assert!(gateway.metric_becomes("portcullis_session_events_total", &reused, of.into()), "{of}");
+        let is_reuse = |line: &&Value| line["log"] == "audit" && line["event"] == "token_reused";
+        let lines = || gateway.log_lines().iter().filter(is_reuse).count() == of as usize;
+        assert!(eventually(Duration::from_secs(10), lines), "{of}");
+    };
+    let mut living = login_in_browser(gateway);
+    for (number, path) in [(1, "/auth/refresh"), (2, "/auth/logout-all")] {
+        let old = login_in_browser(gateway);
+        let new = Tokens::from_cookie(browser_refresh(&old.refresh).send(&gateway.address()));
+        let cookies = format!("{COOKIE}={}; {COOKIE}={}", old.refresh, living.refresh);
+        let answer = post(path).same_origin().cookie(&cookies).send(&gateway.address()).expect(200);
+        recorded(number);
+        let code = browser_refresh(&new.refresh).send(&gateway.address()).expect(401).member("code");
+        assert_eq!(code, "session_revoked");
+        if path == "/auth/refresh" {
+            let next = Tokens::from_cookie(answer);
+            assert_eq!(next.session, living.session);
+            living = next;
+        }
+    }
+    browser_refresh(&living.refresh).send(&gateway.address()).expect(401);
+}

@@ -15,11 +15,14 @@ pub struct Handled {
     pub audit: Option<AuditEvent>,
     /// The event for `session_events_total`.
     pub event: Option<SessionEvent>,
+    /// A replay among several cookies, of which another served: a line for the audit log, and counted as
+    /// [`SessionEvent::RefreshReused`].
+    pub reused: Option<AuditEvent>,
 }
 
 impl From<Reply> for Handled {
     fn from(reply: Reply) -> Self {
-        Self { reply, audit: None, event: None }
+        Self { reply, audit: None, event: None, reused: None }
     }
 }
 

@@ -22,13 +22,14 @@ impl Endpoints {
         refresh_token: Option<&Secret<String>>,
         now: Timestamp,
     ) -> Result<Reply, Fault> {
+        let ends = session.idle_expiry.min(session.absolute_expiry);
         let MintedToken { token, expires_in } = self
             .parts
             .signer
-            .mint_aside(&session.subject, claims, session.reference(), now)
+            .mint_aside(&session.subject, claims, session.reference(), ends, now)
             .await
             .map_err(|_| Fault::Internal)?;
-        let left = session.idle_expiry.min(session.absolute_expiry).since(now);
+        let left = ends.since(now);
 
         let in_body = refresh_token.filter(|_| session.delivery == Delivery::Body);
         let names = names(self.settings.naming);

@@ -114,7 +114,7 @@ impl Endpoints {
             return Err(Fault::Unavailable.into());
         }
         let audit = Self::audit(AuditAction::LoginOk, request, Some(session.subject), Some(id));
-        Ok(Some(Handled { reply, event: Some(SessionEvent::LoginOk), audit: Some(audit) }))
+        Ok(Some(Handled { audit: Some(audit), event: Some(SessionEvent::LoginOk), ..reply.into() }))
     }
 }
 

@@ -1,12 +1,14 @@
 //! Logout of one session, and of all of a user's.
 
+use super::access::Access;
 use super::event::{AuditAction, Handled, SessionEvent};
 use super::fault::Fault;
 use super::fields::Fields;
+use super::refresh::Rotated;
 use super::{Body, EndpointRequest, Endpoints, Refused};
 use crate::clock::Timestamp;
 use crate::reply::Reply;
-use crate::session::id::{SessionId, UserKey};
+use crate::session::id::{SessionId, SessionRef, UserKey};
 use crate::session::store::{Delivery, EndReason, StoreError};
 use http::header;
 use serde_json::json;
@@ -63,7 +65,7 @@ impl Endpoints {
         let Some(&(_, session)) = sessions.first() else { return Ok(reply.into()) };
         let subject = bearer.map(|access| access.claims.subject().to_owned());
         let audit = Self::audit(action, request, subject, Some(session));
-        Ok(Handled { reply, event: Some(SessionEvent::Logout), audit: Some(audit) })
+        Ok(Handled { reply, event: Some(SessionEvent::Logout), audit: Some(audit), reused: None })
     }
 
     /// Ends all sessions of the user a valid access or refresh token belongs to.
@@ -76,14 +78,16 @@ impl Endpoints {
         let now = self.parts.clock.now();
         let cookie = self.brings_cookie(request);
         let refresh_token = cookie || fields.refresh_token()?.is_some();
-        let (user, subject, session) = match self.access(request, now).await {
-            Ok(access) => (access.session.user, access.claims.subject().to_owned(), access.session.session),
+        let (user, subject, session, reused) = match self.access(request, now).await {
+            Ok(Access { claims, session: SessionRef { user, session, .. } }) => {
+                (user, claims.subject().to_owned(), session, None)
+            }
             Err(fault) if !refresh_token => return Err(fault.into()),
             Err(_) => {
                 // Presented like at a refresh, so that a replay is found out here as well.
-                let parsed = self.refresh_credential(request, &fields, now)?;
-                let (_, session) = self.rotate(request, &parsed, now).await?;
-                (session.user, session.subject, session.id)
+                let tokens = self.refresh_credentials(request, &fields, now)?;
+                let Rotated { session, reused, .. } = self.rotate_living(request, tokens, now).await?;
+                (session.user, session.subject, session.id, reused)
             }
         };
         let revoked =
@@ -93,7 +97,7 @@ impl Endpoints {
             reply = reply.with(header::SET_COOKIE, &self.settings.cookie.clear());
         }
         let audit = Self::audit(AuditAction::LogoutAll, request, Some(subject), Some(session));
-        Ok(Handled { reply, event: Some(SessionEvent::LogoutAll), audit: Some(audit) })
+        Ok(Handled { reply, event: Some(SessionEvent::LogoutAll), audit: Some(audit), reused })
     }
 
     /// Ends all sessions of a user because a backend says so, and says how many there were.

@@ -187,11 +187,11 @@ impl Endpoints {
             Endpoint::Keys => Ok(self.keys()),
             Endpoint::Unknown => Err(Fault::NotFound.into()),
         };
-        let Handled { reply, audit, event } = answer.unwrap_or_else(|refused| {
+        let handled = answer.unwrap_or_else(|refused| {
             let Refused { fault, audit, event } = refused;
-            Handled { reply: fault.reply(request.request_id), audit, event }
+            Handled { reply: fault.reply(request.request_id), audit, event, reused: None }
         });
-        Handled { reply: self.finish(endpoint, &request, reply), audit, event }
+        Handled { reply: self.finish(endpoint, &request, handled.reply), ..handled }
     }
 
     /// Adds what every answer carries: caching, sniffing and cross-origin fields.

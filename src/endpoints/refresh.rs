@@ -1,6 +1,6 @@
 //! Refresh: a refresh token becomes a new access token, and mostly its own successor.
 
-use super::event::{AuditAction, Handled, SessionEvent};
+use super::event::{AuditAction, AuditEvent, Handled, SessionEvent};
 use super::fault::Fault;
 use super::fields::Fields;
 use super::{Body, EndpointRequest, Endpoints, Refused};
@@ -11,6 +11,15 @@ use crate::session::id::UserKey;
 use crate::session::refresh_token::Parsed;
 use crate::session::store::{Delivery, EndReason, SessionRecord};
 use serde_json::{Map, Value};
+
+/// A session that goes on.
+pub(super) struct Rotated {
+    parsed: Parsed,
+    outcome: Outcome,
+    pub(super) session: SessionRecord,
+    /// What is to be recorded of a token that was presented before this session's, and was replayed.
+    pub(super) reused: Option<AuditEvent>,
+}
 
 impl Endpoints {
     pub(super) async fn refresh(
@@ -24,7 +33,7 @@ impl Endpoints {
             Fault::NoSession | Fault::InvalidToken | Fault::SessionExpired => refused(fault),
             other => other.into(),
         })?;
-        let (parsed, outcome, session) = self.rotate_living(request, tokens, now).await?;
+        let Rotated { parsed, outcome, session, reused } = self.rotate_living(request, tokens, now).await?;
         let claims = self.claims_now(request, &session, now).await?;
         let claims = claims.as_ref().unwrap_or(&session.claims);
 
@@ -32,32 +41,36 @@ impl Endpoints {
         let unchanged = outcome == Outcome::Same && parsed.delivery == Delivery::Cookie;
         let token = (!unchanged).then(|| self.parts.tokens.mint_generation(&parsed, session.generation));
         let reply = self.grant(&session, claims, token.as_ref(), now).await?;
-        Ok(Handled { reply, event: Some(event(outcome)), audit: None })
+        Ok(Handled { reply, event: Some(event(outcome)), audit: None, reused })
     }
 
     /// Presents the first of these whose session has not ended. Each is genuine: one of a session that ended, before
-    /// one that lives, ends no session.
-    async fn rotate_living(
+    /// one that lives, ends no session but its own.
+    pub(super) async fn rotate_living(
         &self,
         request: &EndpointRequest<'_>,
         tokens: Vec<Parsed>,
         now: Timestamp,
-    ) -> Result<(Parsed, Outcome, SessionRecord), Refused> {
-        let mut first = None;
+    ) -> Result<Rotated, Refused> {
+        let (mut ended, mut replayed) = (None, None);
         for parsed in tokens {
             match self.rotate(request, &parsed, now).await {
-                Ok((outcome, session)) => return Ok((parsed, outcome, session)),
-                Err(ended) if matches!(ended.fault, Fault::SessionRevoked | Fault::SessionExpired) => {
-                    first.get_or_insert(ended);
+                Ok((outcome, session)) => {
+                    let reused = replayed.and_then(|refused: Refused| refused.audit);
+                    return Ok(Rotated { parsed, outcome, session, reused });
                 }
-                Err(other) => return Err(other),
+                Err(refused) => match refused.fault {
+                    Fault::SessionRevoked | Fault::SessionExpired => ended = ended.or(Some(refused)),
+                    Fault::TokenReused => replayed = replayed.or(Some(refused)),
+                    _ => return Err(refused),
+                },
             }
         }
-        Err(first.unwrap_or_else(|| Fault::NoSession.into()))
+        Err(replayed.or(ended).unwrap_or_else(|| Fault::NoSession.into()))
     }
 
     /// Presents a refresh token to the store and yields the session if that grants new tokens.
-    pub(super) async fn rotate(
+    async fn rotate(
         &self,
         request: &EndpointRequest<'_>,
         parsed: &Parsed,

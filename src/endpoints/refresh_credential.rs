@@ -25,19 +25,9 @@ impl Endpoints {
         Ok(())
     }
 
-    /// The one refresh token a request stands on. A request with our cookie must be same-site.
-    pub(super) fn refresh_credential(
-        &self,
-        request: &EndpointRequest<'_>,
-        fields: &Fields,
-        now: Timestamp,
-    ) -> Result<Parsed, Fault> {
-        self.refresh_credentials(request, fields, now)?.into_iter().next().ok_or(Fault::NoSession)
-    }
-
     /// The refresh tokens a request may stand on, the likeliest first; never none. There are several only where a
     /// browser sends several cookies of our name: it keeps one for each path they were ever set for, and neighbours
-    /// below the same domain can add theirs.
+    /// below the same domain can add theirs. A request with our cookie must be same-site.
     pub(super) fn refresh_credentials(
         &self,
         request: &EndpointRequest<'_>,

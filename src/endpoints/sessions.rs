@@ -39,7 +39,12 @@ impl Endpoints {
                 self.parts.revocations.session_ended(user, id, now);
                 let subject = Some(access.claims.subject().to_owned());
                 let audit = Self::audit(AuditAction::SessionRemoved, request, subject, Some(id));
-                return Ok(Handled { reply: Reply::empty(204), event: None, audit: Some(audit) });
+                return Ok(Handled {
+                    reply: Reply::empty(204),
+                    event: None,
+                    audit: Some(audit),
+                    reused: None,
+                });
             }
         }
         Err(Fault::NotFound.into())

@@ -197,7 +197,10 @@ impl Reporter {
         if let Some(event) = handled.event {
             self.metrics.session_event(event.as_str());
         }
-        if let Some(audit) = &handled.audit {
+        if handled.reused.is_some() {
+            self.metrics.session_event(SessionEvent::RefreshReused.as_str());
+        }
+        for audit in handled.reused.iter().chain(&handled.audit) {
             self.log.write(audit.line(&self.log, self.clock.now()));
         }
     }

@@ -185,7 +185,9 @@ pub async fn follow(
                     pause = POLL;
                     revocations.read_to_end(now);
                 } else {
+                    // It gives, and does not take. All that it gave is read again, but not ten times a second.
                     interrupted = true;
+                    pause = POLL * 4;
                 }
                 if now.since(purged) >= PURGE || now < purged {
                     revocations.purge(now);

@@ -54,6 +54,9 @@ pub struct OwnIssuer {
     pub issuer: String,
     /// The `aud` we write.
     pub audiences: Vec<String>,
+    /// How long after its `iat` a token is taken at most, whatever its `exp` says: the end of a session is known for
+    /// no longer, and a token may come from before the lifetime was shortened.
+    pub lifetime: Duration,
     /// The public part of our signing keys.
     pub keys: Arc<OwnKeys>,
 }
@@ -111,6 +114,8 @@ pub(super) struct Issuer {
     late: Duration,
     early: Duration,
     max_lifetime: Option<Duration>,
+    /// After its `iat` no token is taken for longer; ours only.
+    taken_for: Option<Duration>,
     token_type: TokenType,
     scopes: Vec<ClaimPath>,
     roles: Vec<ClaimPath>,
@@ -195,6 +200,7 @@ impl Issuer {
             late: leeway,
             early: leeway,
             max_lifetime,
+            taken_for: None,
             token_type,
             scopes,
             roles,
@@ -213,6 +219,7 @@ impl Issuer {
             late: Duration::ZERO,
             early: OWN_EARLY,
             max_lifetime: None,
+            taken_for: Some(own.lifetime),
             token_type: TokenType::AtJwt,
             scopes: paths("scope"),
             roles: paths("roles"),
@@ -243,7 +250,10 @@ impl Issuer {
             (Kind::AccessToken, _) | (Kind::Unsaid | Kind::Jwt, TokenType::Any) => {}
             _ => return Err(Reason::WrongType),
         }
-        let registered = claimed.read()?;
+        let mut registered = claimed.read()?;
+        if let Some(longest) = self.taken_for {
+            registered.end_after(longest);
+        }
         registered.check_times(now, self.late, self.early)?;
         if self.max_lifetime.is_some_and(|longest| registered.lifetime(now) > longest) {
             return Err(Reason::LifetimeTooLong);

@@ -104,6 +104,12 @@ impl Registered {
         }
     }
 
+    /// Has it expire so long after its `iat` at the latest.
+    pub(super) fn end_after(&mut self, longest: Duration) {
+        let latest = self.issued.map(|issued| issued.plus(longest));
+        self.expires = latest.map_or(self.expires, |latest| latest.min(self.expires));
+    }
+
     /// How long the token is good, counted from its `iat`, or from now if it has none.
     pub(super) fn lifetime(&self, now: Timestamp) -> Duration {
         self.expires.since(self.issued.unwrap_or(now))

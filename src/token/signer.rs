@@ -191,8 +191,8 @@ impl Signer {
         Ok(true)
     }
 
-    /// A token for `subject` that belongs to `session`. `claims` are the directory's (`scope`, `roles` and
-    /// what else is configured); they cannot replace those that are ours to set.
+    /// A token for `subject` that belongs to `session` and does not outlive its end, `ends`. `claims` are the
+    /// directory's (`scope`, `roles` and what else is configured); they cannot replace those that are ours to set.
     ///
     /// # Errors
     /// [`SignerError`] if there is no randomness or the key fails.
@@ -201,12 +201,14 @@ impl Signer {
         subject: &str,
         claims: &Map<String, Value>,
         session: SessionRef,
+        ends: Timestamp,
         now: Timestamp,
     ) -> Result<MintedToken, SignerError> {
         let number = random_bytes::<16>()?;
-        let claims = self.access_claims(subject, claims, session, now, number);
+        let lifetime = whole_seconds(self.lifetime).min(ends.since(now).as_secs().max(1));
+        let claims = self.access_claims(subject, claims, session, (now.as_secs(), lifetime), number);
         let token = self.sign("at+jwt", claims, now)?;
-        Ok(MintedToken { token, expires_in: self.lifetime })
+        Ok(MintedToken { token, expires_in: Duration::from_secs(lifetime) })
     }
 
     /// The same for threads that serve connections. A slow signature is made on a thread of its own, a few at a
@@ -221,18 +223,19 @@ impl Signer {
         subject: &str,
         claims: &Map<String, Value>,
         session: SessionRef,
+        ends: Timestamp,
         now: Timestamp,
     ) -> Result<MintedToken, SignerError> {
         let Some(turns) = &self.turns else {
             let turns = TURNS.with(Arc::clone);
             let _turn = turns.acquire().await.map_err(|_| SignerError::GivenUp)?;
             tokio::task::yield_now().await;
-            return self.mint(subject, claims, session, now);
+            return self.mint(subject, claims, session, ends, now);
         };
         let _turn = turns.acquire().await.map_err(|_| SignerError::GivenUp)?;
         let (signer, subject, claims) = (Arc::clone(self), subject.to_owned(), claims.clone());
         let signing =
-            contain_blocking(Place::Signatures, move || signer.mint(&subject, &claims, session, now));
+            contain_blocking(Place::Signatures, move || signer.mint(&subject, &claims, session, ends, now));
         signing.await.map_err(|_| SignerError::GivenUp)?
     }
 
@@ -247,7 +250,7 @@ impl Signer {
         subject: &str,
         claims: &Map<String, Value>,
         session: SessionRef,
-        now: Timestamp,
+        (issued, lifetime): (u64, u64),
         number: [u8; 16],
     ) -> Option<Vec<u8>> {
         let mut all = ObjectWriter::new(USUAL_TOKEN);
@@ -258,9 +261,8 @@ impl Signer {
             several => all.value("aud", &several),
         }
         // Whole seconds, and exactly the lifetime apart: what clients compute from either agrees.
-        let issued = now.as_secs();
         all.number("iat", issued);
-        all.number("exp", issued.saturating_add(whole_seconds(self.lifetime)));
+        all.number("exp", issued.saturating_add(lifetime));
         all.text("jti", &URL_SAFE_NO_PAD.encode(number));
         all.text("sid", &session.session.to_string());
         all.text("usr", &session.user.to_string());
@@ -339,6 +341,7 @@ impl Signer {
         OwnIssuer {
             issuer: self.issuer.clone(),
             audiences: self.audiences.clone(),
+            lifetime: Duration::from_secs(whole_seconds(self.lifetime)),
             keys: Arc::clone(&self.published),
         }
     }
@@ -378,6 +381,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_700);
+    const LATER: Timestamp = Timestamp::from_millis(1_900_000_000_000);
 
     fn signer(
         folder: &TestFolder,
@@ -409,7 +413,7 @@ mod tests {
             let folder = TestFolder::new();
             let signer = Arc::new(signer(&folder, &["api"], algorithm).unwrap());
             let claims = Map::new();
-            let mut minting = std::pin::pin!(signer.mint_aside("u1", &claims, session(), NOW));
+            let mut minting = std::pin::pin!(signer.mint_aside("u1", &claims, session(), LATER, NOW));
             let first = runtime.block_on(async {
                 for _ in 0..8 {
                     if let Some(minted) = minting.as_mut().now_or_never() {
@@ -437,7 +441,7 @@ mod tests {
         for _ in 0..crowd {
             let (signer, made) = (Arc::clone(&signer), Arc::clone(&made));
             tokio::spawn(async move {
-                signer.mint_aside("u1", &Map::new(), session(), NOW).await.unwrap();
+                signer.mint_aside("u1", &Map::new(), session(), LATER, NOW).await.unwrap();
                 made.fetch_add(1, Ordering::SeqCst);
             });
         }
@@ -452,7 +456,7 @@ mod tests {
     }
 
     fn minted(signer: &Signer, claims: &Value) -> String {
-        signer.mint("u1", claims.as_object().unwrap(), session(), NOW).unwrap().token
+        signer.mint("u1", claims.as_object().unwrap(), session(), LATER, NOW).unwrap().token
     }
 
     fn claims_of(token: &str) -> Value {
@@ -496,9 +500,26 @@ mod tests {
         assert_eq!(claims["jti"].as_str().unwrap().len(), 22);
         assert_ne!(claims["jti"], claims_of(&minted(&signer, &json!({})))["jti"]);
         assert_eq!(
-            signer.mint("u1", &Map::new(), session(), NOW).unwrap().expires_in,
+            signer.mint("u1", &Map::new(), session(), LATER, NOW).unwrap().expires_in,
             Duration::from_secs(600)
         );
+    }
+
+    #[test]
+    fn a_token_does_not_outlive_its_session() {
+        let folder = TestFolder::new();
+        let signer = signer(&folder, &["api"], SigningAlgorithm::Es256).unwrap();
+        for (left, lifetime) in [(599_999, 599), (600_000, 600), (601_000, 600), (1_000, 1), (999, 1), (0, 1)]
+        {
+            let ends = NOW.plus(Duration::from_millis(left));
+            let minted = signer.mint("u1", &Map::new(), session(), ends, NOW).unwrap();
+            let exp = claims_of(&minted.token)["exp"].as_u64();
+            assert_eq!(
+                (minted.expires_in.as_secs(), exp),
+                (lifetime, Some(1_800_000_000 + lifetime)),
+                "{left}"
+            );
+        }
     }
 
     #[test]
@@ -557,7 +578,7 @@ mod tests {
         let published: Value = serde_json::from_str(&signer.public_key_set()).unwrap();
         assert_eq!((signer.keys().size(), published["keys"].as_array().unwrap().len()), (2, 2));
         let signed_by = |now| {
-            let token = signer.mint("u1", &Map::new(), session(), now).unwrap().token;
+            let token = signer.mint("u1", &Map::new(), session(), LATER, now).unwrap().token;
             decode_header(&token).unwrap().kid.unwrap()
         };
         assert_eq!((signed_by(NOW), signer.kid(NOW).unwrap()), (old.clone(), old.clone()));
@@ -592,7 +613,7 @@ mod tests {
     fn a_token_is_never_shown_by_debug() {
         let folder = TestFolder::new();
         let token = signer(&folder, &["api"], SigningAlgorithm::Es256).unwrap();
-        let token = token.mint("u1", &Map::new(), session(), NOW).unwrap();
+        let token = token.mint("u1", &Map::new(), session(), LATER, NOW).unwrap();
         assert!(!format!("{token:?}").contains(&token.token[..20]));
     }
 }

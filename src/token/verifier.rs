@@ -315,7 +315,16 @@ mod tests {
 
         fn minted(&self) -> String {
             let claims = json!({"scope": "a b", "roles": ["clerk"], "email": "u1@example.com"});
-            self.signer.mint("u1", claims.as_object().unwrap(), session(), self.clock.now()).unwrap().token
+            self.signer
+                .mint(
+                    "u1",
+                    claims.as_object().unwrap(),
+                    session(),
+                    Timestamp::from_secs(1_900_000_000),
+                    self.clock.now(),
+                )
+                .unwrap()
+                .token
         }
     }
 
@@ -601,6 +610,19 @@ mod tests {
         assert_eq!(rig.refusal(&own).await, None);
         rig.clock.advance(Duration::from_millis(1));
         assert_eq!(rig.refusal(&own).await, Some(Reason::Expired));
+    }
+
+    #[tokio::test]
+    async fn a_token_of_ours_from_before_the_lifetime_was_shortened_is_taken_for_no_longer_than_a_new_one() {
+        let rig = Rig::new();
+        let token = rig.minted();
+        let own = OwnIssuer { lifetime: Duration::from_secs(60), ..rig.signer.own_issuer() };
+        let shorter = Verifier::own_only(own, Arc::clone(&rig.cache));
+        let at = |secs| NOW.plus(Duration::from_secs(secs));
+        let claims = shorter.verify(&token, at(59)).await.unwrap();
+        assert_eq!(claims.expires(), at(60));
+        assert_eq!(rig.verifier.verify(&token, at(60)).await.unwrap().expires(), at(600));
+        assert_eq!(shorter.verify_own(&token, at(60)).await.unwrap_err().reason, Reason::Expired);
     }
 
     #[tokio::test]

@@ -98,20 +98,38 @@ pub(super) fn session_in(
     value.map(|value| decode(value.value())).transpose()
 }
 
+/// A session, or why it cannot be read.
+pub(super) type Read = Result<StoredSession, StoreError>;
+
 /// The sessions of a user that were not ended.
 pub(super) fn sessions_of(
     sessions: &impl ReadableTable<SessionKey, &'static [u8]>,
     user: UserKey,
-) -> Result<Vec<(SessionId, StoredSession)>, StoreError> {
+) -> Result<Vec<(SessionId, Read)>, StoreError> {
     let first = session_key(user, SessionId::from_bytes([0; 16]));
     let last = session_key(user, SessionId::from_bytes([u8::MAX; 16]));
     let mut found = Vec::new();
     for entry in sessions.range(first..=last).map_err(unavailable)? {
         let (key, value) = entry.map_err(unavailable)?;
         let Some(id) = key.value().last_chunk().copied() else { continue };
-        found.push((SessionId::from_bytes(id), decode(value.value())?));
+        found.push((SessionId::from_bytes(id), decode(value.value())));
     }
     Ok(found)
+}
+
+/// Those of them that can be read. One that cannot is of no use to anybody, and keeps nobody from logging in or out.
+pub(super) fn legible_sessions_of(
+    sessions: &impl ReadableTable<SessionKey, &'static [u8]>,
+    user: UserKey,
+) -> Result<Vec<(SessionId, StoredSession)>, StoreError> {
+    let legible = |(id, stored): (SessionId, Read)| match stored {
+        Ok(stored) => Some((id, stored)),
+        Err(error) => {
+            tracing::warn!(%error, "a session is passed over");
+            None
+        }
+    };
+    Ok(sessions_of(sessions, user)?.into_iter().filter_map(legible).collect())
 }
 
 pub(super) fn session_key(user: UserKey, session: SessionId) -> SessionKey {

@@ -2,8 +2,8 @@
 
 use super::rows::{
     ENDED, LAST_REVOCATION, NUMBERS, REVOCATIONS, SESSIONS, SessionKey, StoredRevocation, StoredSession,
-    StoredUser, USERS, decode, encode, revocation_of, session_in, session_key, session_of, sessions_of,
-    unavailable, user_state,
+    StoredUser, USERS, decode, encode, legible_sessions_of, revocation_of, session_in, session_key,
+    session_of, sessions_of, unavailable, user_state,
 };
 use crate::clock::Timestamp;
 use crate::session::family::{self, Family, LINGER, Outcome, RotationPolicy, UserState};
@@ -66,7 +66,7 @@ impl<'txn> Tables<'txn> {
             self.raise(user, state, now)?;
         }
         let mut alive = Vec::new();
-        for (id, stored) in sessions_of(&self.sessions, user)? {
+        for (id, stored) in legible_sessions_of(&self.sessions, user)? {
             if stored.family.is_alive(state, now) {
                 alive.push((id, stored));
             } else if stored.family.is_revoked(state) {
@@ -130,7 +130,7 @@ impl<'txn> Tables<'txn> {
 
     pub(super) fn end_all(&mut self, user: UserKey, now: Timestamp) -> Result<EndedAll, StoreError> {
         let state = user_state(&self.users, user)?;
-        let sessions = sessions_of(&self.sessions, user)?;
+        let sessions = legible_sessions_of(&self.sessions, user)?;
         let alive = sessions.iter().filter(|(_, stored)| stored.family.is_alive(state, now)).count();
         let raised = state.raised(now);
         self.raise(user, raised, now)?;
@@ -250,7 +250,7 @@ impl<'txn> Tables<'txn> {
         let before = before.map(|user| decode::<StoredUser>(user.value())).transpose()?;
         let before = before.map_or(Timestamp::default(), |user| Timestamp::from_millis(user.keep_until));
         let mut last = before.max(until.plus(self.policy.absolute));
-        for (id, stored) in sessions_of(&self.sessions, user)? {
+        for (id, stored) in legible_sessions_of(&self.sessions, user)? {
             last = last.max(stored.family.absolute_expiry);
             // The epoch is what ends them.
             self.put_away(user, id, &stored)?;
@@ -294,11 +294,13 @@ pub(super) fn list(
     now: Timestamp,
 ) -> Result<Vec<SessionRecord>, StoreError> {
     let state = user_state(users, user)?;
-    let mut alive: Vec<_> = sessions_of(sessions, user)?
-        .into_iter()
-        .filter(|(_, stored)| stored.family.is_alive(state, now))
-        .map(|(id, stored)| stored.record(id, user))
-        .collect();
+    let mut alive = Vec::new();
+    for (id, stored) in sessions_of(sessions, user)? {
+        let stored = stored?;
+        if stored.family.is_alive(state, now) {
+            alive.push(stored.record(id, user));
+        }
+    }
     alive.sort_by_key(|session| (std::cmp::Reverse(session.last_seen), session.id));
     Ok(alive)
 }

@@ -294,6 +294,22 @@ async fn what_an_earlier_version_left_among_the_living_is_put_away() {
     assert_eq!(store.rotate(&token(&new, 0)).await.unwrap().outcome, Outcome::Revoked);
 }
 
+#[tokio::test]
+async fn a_session_that_cannot_be_read_keeps_nobody_from_logging_in_or_out() {
+    let (folder, clock) = (Folder::new(), conformance::clock());
+    let store = open(&folder.file(), &clock).unwrap();
+    let user = UserKey::from_bytes([7; 12]);
+    let [odd, other] = [(); 2].map(|()| NewSession { user, ..new_session(&clock) });
+    store.open(odd.clone()).await.unwrap();
+    let txn = store.handle.get().unwrap().begin_write().unwrap();
+    txn.open_table(rows::SESSIONS).unwrap().insert(rows::session_key(user, odd.id), &b"{}"[..]).unwrap();
+    txn.commit().unwrap();
+    assert!(matches!(store.rotate(&token(&odd, 0)).await, Err(StoreError::Corrupt(_))));
+    store.open(other.clone()).await.unwrap();
+    assert_eq!(store.end_all(user).await.unwrap().ended, 1);
+    assert_eq!(store.rotate(&token(&other, 0)).await.unwrap().outcome, Outcome::Revoked);
+}
+
 /// A disk that is full when told so.
 #[derive(Debug)]
 struct Disk {
