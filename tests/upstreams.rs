@@ -8,7 +8,8 @@ use crate::support::{
     Config, Connection, Gateway, Issuer, Reply, Response, Upstream, eventually, get, post, wait_for,
 };
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, Read as _, Write as _};
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -383,4 +384,28 @@ fn an_upstream_that_demands_a_certificate_is_shown_one_and_no_other_route_borrow
     assert!(eventually(SOON, refused), "the old certificate is still shown");
     let said = gateway.stderr() + &gateway.stdout();
     assert!(!said.contains("PRIVATE KEY"), "a private key is in the log");
+}
+
+#[test]
+fn an_answer_that_comes_before_the_request_is_all_read_reaches_the_client() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let upstream = format!("{{ endpoints: [\"http://{}\"] }}", listener.local_addr().unwrap());
+    thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let answer =
+                "HTTP/1.1 413 Content Too Large\r\nContent-Length: 4\r\nConnection: close\r\n\r\nlong";
+            stream.read_exact(&mut [0; 100]).unwrap();
+            stream.write_all(answer.as_bytes()).unwrap();
+            // Closed as by a process that is gone: nobody takes the rest.
+            rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).unwrap();
+        }
+    });
+    let config = Config::new()
+        .upstream_raw("app", &upstream)
+        .route("{ name: all, match: { path: /** }, upstream: app, auth: public }");
+    let gateway = Gateway::start(&config);
+    for number in 0..20 {
+        let answer = post("/upload").body(vec![b'x'; 65_536]).send(&gateway.address());
+        assert_eq!(answer.expect(413).text(), "long", "{number}");
+    }
 }

@@ -402,3 +402,14 @@ fn nothing_that_follows_a_request_is_lost_on_a_connection_that_goes_on() {
         }
     }
 }
+
+#[test]
+fn a_header_that_is_no_utf_8_passes_whatever_is_logged() {
+    let response = b"HTTP/1.1 200 OK\r\nX-Bytes: \xe9\xff\r\nContent-Length: 2\r\n\r\nok";
+    let upstream = Upstream::answering(|_| Reply::Raw(response.to_vec()));
+    let gateway = Gateway::start(&Config::public(&upstream).set("log", "{ level: trace, access: true }"));
+    for more in ["", THROUGH_THE_ENGINE] {
+        let lines = all_of(&gateway, &format!("GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{more}"));
+        assert!(lines.contains(&"X-Bytes: \u{e9}\u{ff}".to_owned()), "{lines:?}");
+    }
+}

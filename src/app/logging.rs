@@ -27,6 +27,8 @@ pub(super) fn start(settings: LogSettings) {
     };
     // Fails only if logging was started before, and then it works already.
     let _ = tracing_subscriber::registry().with(layer.with_filter(targets)).try_init();
+    // None of them is heard below that, and Pingora makes texts for it of what is none, and panics.
+    log::set_max_level(log::LevelFilter::Warn);
 }
 
 const fn filter(level: LogLevel) -> LevelFilter {

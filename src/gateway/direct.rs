@@ -15,7 +15,7 @@ use pingora_core::protocols::http::HttpTask;
 use pingora_core::protocols::http::server::Session;
 use pingora_core::protocols::http::v1::client::HttpSession;
 use pingora_core::upstreams::peer::HttpPeer;
-use pingora_core::{Error, ErrorType, OrErr as _, Result};
+use pingora_core::{Error, ErrorSource, ErrorType, OrErr as _, Result};
 use pingora_http::ResponseHeader;
 use std::pin::pin;
 use std::task::Poll;
@@ -24,6 +24,9 @@ use tokio::io::AsyncWriteExt as _;
 
 /// The longest body that goes it, in bytes: as much as the engine keeps for another attempt.
 const SHORT_BODY: u64 = 64 * 1024;
+
+/// Time enough for the runtime to hand over what has arrived.
+const ARRIVED: Duration = Duration::from_millis(50);
 
 /// The connections of the direct way: where they come from, and how many may wait for their next request.
 pub(super) struct DirectWay {
@@ -101,20 +104,20 @@ impl Gateway {
         ctx: &mut RequestContext,
     ) -> Result<Option<Stream>> {
         let request = outgoing::whole(session, ctx, self.own.as_ref().map(|own| &own.cookie), body)?;
-        send(&mut stream, &request, timeouts.write).await.map_err(Error::into_up)?;
+        let sent = send(&mut stream, &request, timeouts.write).await.map_err(Error::into_up);
         // The answer may be long in coming.
         drop(request);
         let mut upstream = HttpSession::new(stream);
         upstream.read_timeout = Some(timeouts.read);
+        let took_all = sent.is_ok();
+        let mut early = match sent {
+            Ok(()) => None,
+            Err(unsent) => Some(early_answer(&mut upstream).await.ok_or(unsent)?),
+        };
         loop {
-            // A response that always has more is not asked below whether it may go on.
-            if ctx.lease.ended().is_some() {
-                return Error::e_explain(ErrorType::ConnectionClosed, "the request has ended")
-                    .map_err(Error::into_down);
-            }
             let task = tokio::select! {
                 biased;
-                task = upstream.read_response_task() => {
+                task = next_task(&mut upstream, &mut early) => {
                     task.unwrap_or_else(|error| HttpTask::Failed(error.into_up()))
                 }
                 // The client says nothing more: it can only leave.
@@ -124,17 +127,32 @@ impl Gateway {
                         .map_err(Error::into_down);
                 }
             };
+            // A response that always has more is not asked above whether it may go on.
+            if ctx.lease.ended().is_some() {
+                return Error::e_explain(ErrorType::ConnectionClosed, "the request has ended")
+                    .map_err(Error::into_down);
+            }
             let tasks = match self.passed_on(task, session, ctx)? {
                 // Not alone: only in company does it let the client have what is written so far.
                 failed @ HttpTask::Failed(_) => vec![HttpTask::Body(None, false), failed],
                 task => vec![task],
             };
-            if session.response_duplex_vec(tasks).await? {
+            let written = session.response_duplex_vec(tasks).await.map_err(|mut error| {
+                // It does not always say so.
+                if *error.esource() == ErrorSource::Unset {
+                    error.as_down();
+                }
+                error
+            });
+            if written? {
                 break;
             }
         }
-        upstream.respect_keepalive();
-        Ok(upstream.reuse().await)
+        // Otherwise it is closed.
+        if took_all {
+            upstream.respect_keepalive();
+        }
+        Ok(within(timeouts.write, upstream.reuse()).await.flatten())
     }
 
     /// A piece of the response as the client gets it.
@@ -181,16 +199,35 @@ async fn connect(connector: &TransportConnector, peer: HttpPeer) -> Result<Strea
 }
 
 async fn send(stream: &mut Stream, request: &[u8], limit: Duration) -> Result<()> {
-    let mut sending = pin!(async {
+    let sent = within(limit, async {
         stream.write_all(request).await.or_err(ErrorType::WriteError, "sending the request")?;
         stream.flush().await.or_err(ErrorType::WriteError, "sending the request")
     });
-    // A timer is for those that have to wait.
-    match futures_util::poll!(&mut sending) {
-        Poll::Ready(sent) => sent,
-        Poll::Pending => tokio::time::timeout(limit, sending)
-            .await
-            .unwrap_or_else(|_| Error::e_explain(ErrorType::WriteTimedout, "sending the request")),
+    sent.await.unwrap_or_else(|| Error::e_explain(ErrorType::WriteTimedout, "sending the request"))
+}
+
+/// What comes of it in this time. A timer is for those that have to wait.
+async fn within<T>(limit: Duration, future: impl Future<Output = T>) -> Option<T> {
+    let mut future = pin!(future);
+    match futures_util::poll!(&mut future) {
+        Poll::Ready(done) => Some(done),
+        Poll::Pending => tokio::time::timeout(limit, future).await.ok(),
+    }
+}
+
+/// What the upstream had answered before it would take no more of the request: that the body is too large, or not
+/// wanted. It has arrived, if there is any.
+async fn early_answer(upstream: &mut HttpSession) -> Option<HttpTask> {
+    match within(ARRIVED, upstream.read_response_task()).await? {
+        Ok(answer @ HttpTask::Header(..)) => Some(answer),
+        _ => None,
+    }
+}
+
+async fn next_task(upstream: &mut HttpSession, early: &mut Option<HttpTask>) -> Result<HttpTask> {
+    match early.take() {
+        Some(task) => Ok(task),
+        None => upstream.read_response_task().await,
     }
 }
 
@@ -200,4 +237,28 @@ fn has_no_length(response: &ResponseHeader) -> bool {
         && !matches!(response.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
         && !response.headers.contains_key(header::TRANSFER_ENCODING)
         && !response.headers.contains_key(header::CONTENT_LENGTH)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What becomes of a long request to an upstream that says this and closes before it has read it.
+    async fn after(answer: &[u8]) -> Option<HttpTask> {
+        let (ours, mut theirs) = tokio::io::duplex(1024);
+        theirs.write_all(answer).await.unwrap();
+        let mut stream: Stream = Box::new(ours);
+        let sending = send(&mut stream, &[b'x'; 4096], Duration::from_secs(20));
+        let (sent, ()) = tokio::join!(sending, async { drop(theirs) });
+        assert_eq!(*sent.unwrap_err().etype(), ErrorType::WriteError);
+        early_answer(&mut HttpSession::new(stream)).await
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_came_before_all_was_sent_is_one() {
+        let answer = after(b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 4\r\n\r\nlong").await;
+        assert!(matches!(answer, Some(HttpTask::Header(response, false)) if response.status == 413));
+        assert!(after(b"").await.is_none());
+        assert!(after(b"HTTP/1.1 413 Content").await.is_none());
+    }
 }
