@@ -4,6 +4,7 @@ use crate::panics::Place;
 use crate::reason::Reason;
 /// A metric could not be registered or written.
 pub use prometheus::Error as MetricsError;
+use prometheus::core::Collector;
 use prometheus::{
     Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     Opts, Registry, TextEncoder,
@@ -79,6 +80,7 @@ struct Inner {
     store_seconds: HistogramVec,
     store_errors: IntCounterVec,
     feed_age: Gauge,
+    clock_difference: Gauge,
     spoofed: IntCounterVec,
     cut: IntCounterVec,
     connections: IntGauge,
@@ -97,6 +99,16 @@ fn begin(counters: &IntCounterVec, labels: impl IntoIterator<Item = &'static str
     }
 }
 
+/// Made, and to be scraped.
+fn registered<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    made: prometheus::Result<C>,
+) -> prometheus::Result<C> {
+    let collector = made?;
+    registry.register(Box::new(collector.clone()))?;
+    Ok(collector)
+}
+
 impl Metrics {
     /// Registers every metric.
     ///
@@ -104,40 +116,20 @@ impl Metrics {
     /// Only if two metrics had one name, which a test excludes.
     pub fn new() -> prometheus::Result<Self> {
         let registry = Registry::new_custom(Some("portcullis".to_owned()), None)?;
-        let counters = |name: &str, help: &str, labels: &[&str]| -> prometheus::Result<IntCounterVec> {
-            let vec = IntCounterVec::new(Opts::new(name, help), labels)?;
-            registry.register(Box::new(vec.clone()))?;
-            Ok(vec)
+        let counters = |name: &str, help: &str, labels: &[&str]| {
+            registered(&registry, IntCounterVec::new(Opts::new(name, help), labels))
         };
-        let seconds = |name: &str, help: &str, label: &str| -> prometheus::Result<HistogramVec> {
-            let vec = HistogramVec::new(HistogramOpts::new(name, help).buckets(SECONDS.to_vec()), &[label])?;
-            registry.register(Box::new(vec.clone()))?;
-            Ok(vec)
+        let seconds = |name: &str, help: &str, label: &str| {
+            let options = HistogramOpts::new(name, help).buckets(SECONDS.to_vec());
+            registered(&registry, HistogramVec::new(options, &[label]))
         };
-        let counter = |name: &str, help: &str| -> prometheus::Result<IntCounter> {
-            let counter = IntCounter::new(name, help)?;
-            registry.register(Box::new(counter.clone()))?;
-            Ok(counter)
-        };
-        let gauge = |name: &str, help: &str| -> prometheus::Result<IntGauge> {
-            let gauge = IntGauge::new(name, help)?;
-            registry.register(Box::new(gauge.clone()))?;
-            Ok(gauge)
-        };
-        let key_set_age = GaugeVec::new(
-            Opts::new("key_set_age_seconds", "Seconds since an issuer's key set was last obtained."),
-            &["issuer"],
-        )?;
-        registry.register(Box::new(key_set_age.clone()))?;
+        let counter = |name: &str, help: &str| registered(&registry, IntCounter::new(name, help));
+        let gauge = |name: &str, help: &str| registered(&registry, IntGauge::new(name, help));
+        let gauge_of_seconds = |name: &str, help: &str| registered(&registry, Gauge::new(name, help));
         let panics = counters("panics_total", "Panics contained; each is a bug worth a report.", &["place"])?;
         begin(&panics, Place::ALL.iter().map(|place| place.as_str()));
         let reloads = counters("config_reloads_total", "Configuration reloads.", &["result"])?;
         begin(&reloads, ["ok", "error"]);
-        let feed_age = Gauge::new(
-            "revocation_feed_age_seconds",
-            "Seconds since the revocation feed was last read to its end.",
-        )?;
-        registry.register(Box::new(feed_age.clone()))?;
         let token_cache =
             counters("token_cache_total", "Look-ups in the verified-token cache.", &["result"])?;
         Ok(Self(Arc::new(Inner {
@@ -160,7 +152,13 @@ impl Metrics {
             token_cache_hits: token_cache.with_label_values(&["hit"]),
             token_cache_misses: token_cache.with_label_values(&["miss"]),
             key_set_fetch: counters("key_set_fetch_total", "Key-set fetches.", &["issuer", "result"])?,
-            key_set_age,
+            key_set_age: registered(
+                &registry,
+                GaugeVec::new(
+                    Opts::new("key_set_age_seconds", "Seconds since an issuer's key set was last obtained."),
+                    &["issuer"],
+                ),
+            )?,
             session_events: counters("session_events_total", "What happened to sessions.", &["event"])?,
             store_seconds: seconds(
                 "sessions_store_seconds",
@@ -172,7 +170,14 @@ impl Metrics {
                 "Session store operations that failed.",
                 &["operation"],
             )?,
-            feed_age,
+            feed_age: gauge_of_seconds(
+                "revocation_feed_age_seconds",
+                "Seconds since the revocation feed was last read to its end.",
+            )?,
+            clock_difference: gauge_of_seconds(
+                "store_clock_difference_seconds",
+                "Seconds that this machine's clock is ahead of the session store's; below zero: behind.",
+            )?,
             spoofed: counters(
                 "identity_header_spoof_total",
                 "Identity headers a client sent and the gateway removed.",
@@ -271,6 +276,11 @@ impl Metrics {
     /// How long ago the revocation feed was read to its end.
     pub fn revocation_feed_age(&self, age: Duration) {
         self.0.feed_age.set(age.as_secs_f64());
+    }
+
+    /// How many seconds this machine's clock is ahead of the session store's.
+    pub fn store_clock_difference(&self, seconds: f64) {
+        self.0.clock_difference.set(seconds);
     }
 
     /// A client connection was accepted.

@@ -54,6 +54,8 @@ places! {
     UpstreamConnections => "upstream_connections",
     /// Following the store's feed of what was ended.
     Revocations => "revocations",
+    /// Comparing this machine's clock with the store's.
+    StoreClock => "store_clock",
     /// Telling the store which tokens are in use.
     Confirmations => "confirmations",
     /// Carrying out logouts that the store could not take.

@@ -25,6 +25,7 @@ use crate::session::metered::MeteredStore;
 use crate::session::redis::{RedisStore, SettingsError};
 use crate::session::refresh_token::RefreshTokens;
 use crate::session::revocation::{self, Revocations};
+use crate::session::skew;
 use crate::session::store::SessionStore;
 use crate::session::throttle::{AttemptNames, SharedThrottle, Throttle};
 use crate::token::signer::{Signer, SignerError};
@@ -135,6 +136,10 @@ impl Sessions {
         let followed = (Arc::clone(&store), Arc::clone(&revocations), Arc::clone(clock));
         tokio::spawn(keep_up(Place::Revocations, followed, |(store, revocations, clock)| {
             Box::pin(revocation::follow(Arc::clone(store), Arc::clone(revocations), Arc::clone(clock)))
+        }));
+        let compared = (Arc::clone(&store), Arc::clone(clock), metrics.clone());
+        tokio::spawn(keep_up(Place::StoreClock, compared, |(store, clock, metrics)| {
+            Box::pin(skew::watch(Arc::clone(store), Arc::clone(clock), metrics.clone()))
         }));
         let told = (Arc::clone(&confirmations), Arc::clone(&store));
         tokio::spawn(keep_up(Place::Confirmations, told, |(confirmations, store)| {

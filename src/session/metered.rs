@@ -6,6 +6,7 @@ use super::store::{
     Cursor, EndReason, EndedAll, NewSession, Opened, Revocation, Rotation, SessionStore, StoreError,
 };
 use super::throttle::{Acquittal, Attempt, SharedThrottle, ThrottleSettings, Verdict};
+use crate::clock::Timestamp;
 use crate::metrics::Metrics;
 use async_trait::async_trait;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,7 +31,7 @@ const OPERATIONS: [&str; 12] = [
     "revocations",
     "reapply",
     "is_ended",
-    "ping",
+    "clocks",
     "throttle_take",
     "throttle_give_back",
 ];
@@ -99,8 +100,8 @@ impl<S: SessionStore> SessionStore for MeteredStore<S> {
         self.timed("is_ended", self.store.is_ended(token)).await
     }
 
-    async fn ping(&self) -> Result<(), StoreError> {
-        self.timed("ping", self.store.ping()).await
+    async fn clocks(&self) -> Result<Vec<Timestamp>, StoreError> {
+        self.timed("clocks", self.store.clocks()).await
     }
 }
 

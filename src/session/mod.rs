@@ -11,6 +11,7 @@ mod record;
 pub mod redis;
 pub mod refresh_token;
 pub mod revocation;
+pub mod skew;
 pub mod store;
 pub mod throttle;
 

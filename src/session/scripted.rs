@@ -6,6 +6,7 @@ use super::store::{
     Cursor, EndReason, EndedAll, NewSession, Opened, Revocation, Rotation, SessionRecord, SessionStore,
     StoreError,
 };
+use crate::clock::Timestamp;
 use async_trait::async_trait;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -126,7 +127,7 @@ impl SessionStore for ScriptedStore {
         Err(refusal())
     }
 
-    async fn ping(&self) -> Result<(), StoreError> {
-        Ok(())
+    async fn clocks(&self) -> Result<Vec<Timestamp>, StoreError> {
+        Err(refusal())
     }
 }

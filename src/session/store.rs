@@ -241,9 +241,9 @@ pub trait SessionStore: Send + Sync + 'static {
     /// [`StoreError`] when the store does not answer.
     async fn is_ended(&self, token: &SessionRef) -> Result<bool, StoreError>;
 
-    /// Whether the store answers at all; for readiness.
+    /// The time by the clock of each server that answers, which sessions end by.
     ///
     /// # Errors
-    /// [`StoreError`] when it does not.
-    async fn ping(&self) -> Result<(), StoreError>;
+    /// [`StoreError`] when none does.
+    async fn clocks(&self) -> Result<Vec<Timestamp>, StoreError>;
 }

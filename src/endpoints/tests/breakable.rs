@@ -1,5 +1,6 @@
 //! A store and a directory that can be made to fail, or to be overtaken.
 
+use crate::clock::Timestamp;
 use crate::directory::file::FileDirectory;
 use crate::directory::{Credentials, DirectoryError, Identity, Standing, UserDirectory};
 use crate::session::embedded::EmbeddedStore;
@@ -150,8 +151,8 @@ impl SessionStore for Breakable<EmbeddedStore> {
         self.up()?.is_ended(token).await
     }
 
-    async fn ping(&self) -> Result<(), StoreError> {
-        self.up()?.ping().await
+    async fn clocks(&self) -> Result<Vec<Timestamp>, StoreError> {
+        self.up()?.clocks().await
     }
 }
 

@@ -85,7 +85,7 @@ macro_rules! every_store_must {
             the_store_says_at_once_what_is_ended
             a_login_is_opened_under_the_epoch_that_the_gateway_knows
             a_damaged_session_is_an_error
-            it_answers_a_ping
+            it_tells_its_time
             sixty_four_refreshes_at_once_make_one_generation
             a_refresh_never_outlives_the_logout_it_races
             a_refresh_never_outlives_the_logout_all_it_races

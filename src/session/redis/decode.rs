@@ -76,6 +76,11 @@ pub(super) fn with_details(
     Ok(details.with(id, user, family))
 }
 
+/// What TIME says: seconds, and millionths of one.
+pub(super) fn server_time((seconds, micros): (u64, u64)) -> Timestamp {
+    Timestamp::from_millis(seconds.saturating_mul(1000).saturating_add(micros / 1000))
+}
+
 /// The living ones of a user's sessions, latest seen first, from the answers to: TIME, the user's epoch, and
 /// each session. `clock` replaces the time that Redis says.
 pub(super) fn living(
@@ -85,8 +90,8 @@ pub(super) fn living(
     clock: Option<Timestamp>,
 ) -> Result<Vec<SessionRecord>, StoreError> {
     let mut answers = answers.into_iter();
-    let (seconds, micros): (u64, u64) = value(answers.next())?;
-    let now = clock.unwrap_or(Timestamp::from_millis(seconds.saturating_mul(1000) + micros / 1000));
+    let said = server_time(value(answers.next())?);
+    let now = clock.unwrap_or(said);
     let epoch: Option<u32> = value(answers.next())?;
     let user_state = UserState { epoch: epoch.unwrap_or_default() };
     let mut living = Vec::with_capacity(ids.len());

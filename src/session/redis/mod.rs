@@ -23,7 +23,7 @@ use super::store::{
     Cursor, EndReason, EndedAll, NewSession, Opened, Revocation, Rotation, SessionRecord, SessionStore,
     StoreError,
 };
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use async_trait::async_trait;
 use call::{Call, Script};
 use decode::corrupt;
@@ -242,12 +242,15 @@ impl SessionStore for RedisStore {
         Ok(!is_alive || raised || evicted.is_some())
     }
 
-    async fn ping(&self) -> Result<(), StoreError> {
-        let questions: Vec<_> = (0..UserKey::SHARDS).map(|_| redis::cmd("PING")).collect();
-        let (answers, failure) = self.link.every_shard::<String>(&questions).await;
+    async fn clocks(&self) -> Result<Vec<Timestamp>, StoreError> {
+        let questions: Vec<_> = (0..UserKey::SHARDS).map(|_| redis::cmd("TIME")).collect();
+        let (answers, failure) = self.link.every_shard(&questions).await;
+        let replaced = self.clock.as_ref().map(|clock| clock.now());
+        let clocks: Vec<_> =
+            answers.into_iter().flatten().map(|said| replaced.unwrap_or(decode::server_time(said))).collect();
         match failure {
-            Some(failure) if answers.iter().all(Option::is_none) => Err(failure),
-            _ => Ok(()),
+            Some(failure) if clocks.is_empty() => Err(failure),
+            _ => Ok(clocks),
         }
     }
 }
@@ -256,6 +259,8 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(LARGEST).min(LARGEST)
 }
 
+#[cfg(test)]
+mod clock_tests;
 #[cfg(test)]
 mod cluster_tests;
 #[cfg(test)]

@@ -295,11 +295,11 @@ async fn a_redis_that_hangs_costs_one_deadline_and_then_nothing_until_it_is_back
     store.open(new.clone()).await.unwrap();
     server.signal("-STOP");
     let start = Instant::now();
-    while store.ping().await.is_err_and(|error| error.to_string().contains("within")) {
+    while store.clocks().await.is_err_and(|error| error.to_string().contains("within")) {
         assert!(start.elapsed() < Duration::from_secs(5), "the breaker never opens");
     }
     let start = Instant::now();
-    assert!(store.ping().await.is_err());
+    assert!(store.clocks().await.is_err());
     assert!(start.elapsed() < Duration::from_millis(100), "a refused call must not wait");
     server.signal("-CONT");
     recovers(&store, &new).await;
@@ -309,15 +309,15 @@ async fn a_redis_that_hangs_costs_one_deadline_and_then_nothing_until_it_is_back
 async fn a_redis_that_was_restarted_is_found_again_within_two_seconds() {
     let server = Server::start();
     let store = impatient(&server);
-    store.ping().await.unwrap();
+    store.clocks().await.unwrap();
     let port = server.port;
     drop(server);
     for _ in 0..10 {
-        assert!(store.ping().await.is_err());
+        assert!(store.clocks().await.is_err());
     }
     let _server = Server::start_at(port).expect("the port was taken meanwhile");
     let start = Instant::now();
-    while store.ping().await.is_err() {
+    while store.clocks().await.is_err() {
         assert!(start.elapsed() < Duration::from_secs(2));
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -395,7 +395,7 @@ fn one_store_serves_a_second_runtime_after_the_first_has_ended() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let start = Instant::now();
-            while store.ping().await.is_err() {
+            while store.clocks().await.is_err() {
                 assert!(start.elapsed() < Duration::from_secs(2));
             }
         });

@@ -81,7 +81,7 @@ async fn a_user_of_few_rights_is_enough_and_a_wrong_password_is_not() {
     let (ended, _) = store.revocations(&Cursor::default()).await.unwrap();
     store.reapply(&ended).await.unwrap();
     store.end_all(new.user).await.unwrap();
-    store.ping().await.unwrap();
+    store.clocks().await.unwrap();
 
     let wrong = sealed.store("rediss://gateway:hunter3@", Some(sealed.ca.clone()));
     let refused = wrong.rotate(&token(&new, 0)).await.unwrap_err();
