@@ -2,12 +2,14 @@
 
 use super::id::{SessionId, UserKey};
 use super::store::{EndReason, SessionStore, StoreError};
+use futures_util::future::select_all;
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
 
+const SHARDS: usize = UserKey::SHARDS as usize;
 /// Logouts that may wait.
 const WAITING: usize = 65_536;
 /// Pause before a failed one is tried again.
@@ -16,8 +18,9 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// Logouts to be carried out as soon as the store answers.
 #[derive(Debug, Default)]
 pub struct DeferredLogouts {
-    waiting: Mutex<VecDeque<Logout>>,
-    arrived: Notify,
+    /// By the shard of their users: of a store of several servers one may be gone, and the others' do not wait.
+    waiting: Mutex<[VecDeque<Logout>; SHARDS]>,
+    arrived: [Notify; SHARDS],
 }
 
 /// What is to be ended.
@@ -25,6 +28,14 @@ pub struct DeferredLogouts {
 enum Logout {
     Session(UserKey, SessionId, EndReason),
     All(UserKey),
+}
+
+impl Logout {
+    fn user(self) -> UserKey {
+        match self {
+            Self::Session(user, ..) | Self::All(user) => user,
+        }
+    }
 }
 
 impl DeferredLogouts {
@@ -44,53 +55,63 @@ impl DeferredLogouts {
     }
 
     fn queue(&self, logout: Logout) -> bool {
+        let shard = usize::from(logout.user().shard());
         let mut waiting = self.waiting();
-        if waiting.len() >= WAITING {
+        let room = waiting.iter().map(VecDeque::len).sum::<usize>() < WAITING;
+        let (Some(lane), Some(arrived), true) = (waiting.get_mut(shard), self.arrived.get(shard), room)
+        else {
             return false;
-        }
-        waiting.push_back(logout);
-        drop(waiting);
-        self.arrived.notify_one();
+        };
+        lane.push_back(logout);
+        arrived.notify_one();
         true
     }
 
     /// How many wait.
     pub fn len(&self) -> usize {
-        self.waiting().len()
+        self.waiting().iter().map(VecDeque::len).sum()
     }
 
     /// Whether none waits.
     pub fn is_empty(&self) -> bool {
-        self.waiting().is_empty()
+        self.len() == 0
     }
 
-    fn first(&self) -> Option<Logout> {
-        self.waiting().front().copied()
-    }
-
-    fn waiting(&self) -> MutexGuard<'_, VecDeque<Logout>> {
+    fn waiting(&self) -> MutexGuard<'_, [VecDeque<Logout>; SHARDS]> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Carries the logouts out, in order, for as long as it is polled; one leaves the queue when the store has
-/// taken it.
+/// Carries the logouts out, those of each shard in order, for as long as it is polled; one leaves the queue when
+/// the store has taken it.
 pub async fn carry_out(deferred: Arc<DeferredLogouts>, store: Arc<dyn SessionStore>) -> Infallible {
-    loop {
-        let Some(logout) = deferred.first() else {
-            deferred.arrived.notified().await;
-            continue;
-        };
-        let taken = match logout {
-            Logout::Session(user, session, why) => store.end(user, session, why).await.map(drop),
-            Logout::All(user) => store.end_all(user).await.map(drop),
-        };
-        match taken {
-            Err(StoreError::Unavailable(_)) => tokio::time::sleep(PAUSE).await,
-            // What the store cannot read it cannot refresh either: that session is as good as ended.
-            Ok(()) | Err(StoreError::Corrupt(_)) => drop(deferred.waiting().pop_front()),
-        }
-    }
+    let lanes = deferred.arrived.iter().enumerate().map(|(shard, arrived)| {
+        let (deferred, store) = (&deferred, &store);
+        Box::pin(async move {
+            loop {
+                let first = deferred.waiting().get(shard).and_then(|lane| lane.front().copied());
+                let Some(logout) = first else {
+                    arrived.notified().await;
+                    continue;
+                };
+                let taken = match logout {
+                    Logout::Session(user, session, why) => store.end(user, session, why).await.map(drop),
+                    Logout::All(user) => store.end_all(user).await.map(drop),
+                };
+                match taken {
+                    Err(StoreError::Unavailable(_)) => tokio::time::sleep(PAUSE).await,
+                    // What the store cannot read it cannot refresh either: that session is as good as ended.
+                    Ok(()) | Err(StoreError::Corrupt(_)) => {
+                        if let Some(lane) = deferred.waiting().get_mut(shard) {
+                            lane.pop_front();
+                        }
+                    }
+                }
+            }
+        })
+    });
+    let (never, ..) = select_all(lanes).await;
+    never
 }
 
 #[cfg(test)]

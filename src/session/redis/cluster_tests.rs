@@ -7,10 +7,11 @@ use super::tests::{access_token, new_session, token};
 use super::{RedisSettings, RedisStore, keys};
 use crate::clock::{Clock as _, ManualClock, SystemClock};
 use crate::session::conformance::{self, Rig, every_store_must};
+use crate::session::deferred::{self, DeferredLogouts};
 use crate::session::family::{Outcome, RotationPolicy};
 use crate::session::id::{SessionId, UserKey};
 use crate::session::revocation::{self, Revocations};
-use crate::session::store::{NewSession, SessionStore, StoreError};
+use crate::session::store::{EndReason, NewSession, SessionStore, StoreError};
 use async_trait::async_trait;
 use redis::Commands as _;
 use std::collections::BTreeSet;
@@ -147,6 +148,33 @@ async fn a_primary_of_a_cluster_that_dies_logs_nobody_out() {
         assert!(start.elapsed() < Duration::from_secs(20));
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+    task.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn logouts_that_wait_for_a_dead_server_hold_up_no_others() {
+    let mut fleet = Fleet::start(3, 0);
+    let store = Arc::new(impatient(&fleet));
+    let sessions = sessions_everywhere(&store).await;
+    let dead = fleet.holder(slot(sessions[0].user.shard()));
+    drop(fleet.servers.remove(dead));
+    let (lost, living): (Vec<_>, Vec<_>) =
+        sessions.iter().partition(|new| fleet.holder(slot(new.user.shard())) == dead);
+
+    let deferred = Arc::new(DeferredLogouts::new());
+    for new in lost.iter().chain(&living) {
+        assert!(deferred.end(new.user, new.id, EndReason::Logout));
+    }
+    let task = tokio::spawn(deferred::carry_out(Arc::clone(&deferred), store.clone()));
+    let start = Instant::now();
+    while deferred.len() > lost.len() {
+        assert!(start.elapsed() < Duration::from_secs(20), "{} wait", deferred.len());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    for new in &living {
+        assert!(store.is_ended(&access_token(new)).await.unwrap());
+    }
+    assert_eq!(deferred.len(), lost.len());
     task.abort();
 }
 
