@@ -231,17 +231,27 @@ fn requests_sent_ahead_are_answered_in_their_order() {
         target => Reply::ok(target),
     });
     let gateway = Gateway::start(&Config::public(&upstream));
-    let post = "POST /slow HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody";
-    let more =
-        (0..200).map(|number| format!("GET /{number} HTTP/1.1\r\nHost: x\r\n\r\n")).collect::<String>();
+    let long = "long".repeat(40_000);
     // With the first request, or while that is at its upstream.
-    for waits in [false, true] {
+    for (waits, head, body) in [
+        (false, "", "body"),
+        (true, "", "body"),
+        (false, THROUGH_THE_ENGINE, "body"),
+        (true, THROUGH_THE_ENGINE, "body"),
+        (false, "", &long),
+        (true, "", &long),
+    ] {
+        let more =
+            (0..200).map(|n| format!("GET /{n} HTTP/1.1\r\nHost: x\r\n{head}\r\n")).collect::<String>();
         let mut connection = Connection::open(&gateway.address()).unwrap();
         let before = upstream.hits();
-        connection.send(post).unwrap();
+        let length = body.len();
+        connection
+            .send(format!("POST /slow HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n{head}\r\n{body}"))
+            .unwrap();
         assert!(!waits || eventually(Duration::from_secs(10), || upstream.hits() > before));
         connection.send(&more).unwrap();
-        assert_eq!(connection.read_response(false).unwrap().expect(200).text(), "body");
+        assert_eq!(connection.read_response(false).unwrap().expect(200).text(), body);
         for number in 0..200 {
             assert_eq!(connection.read_response(false).unwrap().expect(200).text(), format!("/{number}"));
         }

@@ -2,6 +2,7 @@
 //! on idle keep-alive, and one on a client that does not read what it is sent.
 
 use super::settings::Limits;
+use super::switch::{DeadlineSwitch, Phase};
 use super::tcp::PREFACE;
 use super::unparsed::{self, Arrived};
 use super::websocket::Tunnel;
@@ -19,7 +20,6 @@ use std::future::Future as _;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -61,70 +61,6 @@ impl Bounds {
     }
 }
 
-/// What the connection is doing, as far as its deadlines are concerned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-enum Phase {
-    /// Accepted, nothing received: the header deadline runs from the accept.
-    New = 0,
-    /// Between requests: the idle limit runs.
-    Idle = 1,
-    /// A header block is arriving: its total deadline runs.
-    Header = 2,
-    /// A request is being served, or the protocol is HTTP/2: no deadline for reading here.
-    Off = 3,
-}
-
-/// The switch of a connection's deadlines; the request's phases flip it.
-#[derive(Debug)]
-pub(super) struct DeadlineSwitch {
-    phase: AtomicU8,
-    /// Whether the request became a WebSocket.
-    tunnel: AtomicBool,
-    /// Whether the request has to end although neither side wants it to.
-    ended: AtomicBool,
-}
-
-impl DeadlineSwitch {
-    fn new(phase: Phase) -> Self {
-        let no = || AtomicBool::new(false);
-        Self { phase: AtomicU8::new(phase as u8), tunnel: no(), ended: no() }
-    }
-
-    /// The header block is complete.
-    pub(super) fn disarm(&self) {
-        self.set(Phase::Off);
-    }
-
-    /// The request is answered; the connection may idle.
-    pub(super) fn idle(&self) {
-        self.set(Phase::Idle);
-    }
-
-    /// What is written from now on is a 101, and WebSocket frames after it.
-    pub(super) fn tunnel(&self) {
-        self.tunnel.store(true, Ordering::Release);
-    }
-
-    /// Ends the request: nothing more is read for it. A WebSocket is closed in good order.
-    pub(super) fn end(&self) {
-        self.ended.store(true, Ordering::Release);
-    }
-
-    fn set(&self, phase: Phase) {
-        self.phase.store(phase as u8, Ordering::Release);
-    }
-
-    fn get(&self) -> Phase {
-        match self.phase.load(Ordering::Acquire) {
-            0 => Phase::New,
-            1 => Phase::Idle,
-            2 => Phase::Header,
-            _ => Phase::Off,
-        }
-    }
-}
-
 /// A connection, plain or TLS, that ends itself when a deadline passes.
 pub(super) struct Guarded {
     inner: Stream,
@@ -148,6 +84,9 @@ pub(super) struct Guarded {
     block: Vec<u8>,
     /// What is read once more before anything else.
     again: Bytes,
+    /// While the engine serves a request: how much of it is not read yet. What follows waits for its turn. `None` if
+    /// the request does not say how long it is.
+    left: Option<u64>,
     /// Our answer in place of the engine's, and how much of it is written.
     refusal: Option<(Vec<u8>, usize)>,
 }
@@ -169,6 +108,7 @@ impl Guarded {
             arrived: Arrived::default(),
             block: Vec::new(),
             again: Bytes::new(),
+            left: None,
             refusal: None,
         }
     }
@@ -199,11 +139,12 @@ impl Guarded {
         guarded.and_then(|guarded| guarded.block.strip_prefix(header)).is_some_and(|rest| rest.len() == body)
     }
 
-    /// The connection as it was before the header block of the request that is served, which will be read again.
-    /// `None` if the connection is not one of ours.
-    pub(super) fn rewound(stream: Stream) -> Option<Stream> {
+    /// The connection as it was before the header block of the request that is served, which will be read again, and
+    /// behind it the body, if its length is given, and nothing more. `None` if the connection is not one of ours.
+    pub(super) fn rewound(stream: Stream, header: &[u8], body: Option<u64>) -> Option<Stream> {
         let mut guarded = stream.into_any().downcast::<Self>().ok()?;
         let block = std::mem::take(&mut guarded.block);
+        guarded.left = body.filter(|_| block.starts_with(header)).map(|body| header.len() as u64 + body);
         guarded.put_back(block);
         Some(guarded)
     }
@@ -231,6 +172,7 @@ impl Guarded {
             Phase::Idle => {
                 // The header's time is set once more of it has to be waited for.
                 self.due.0 = Phase::Off;
+                self.left = None;
                 self.arrived = Arrived::default();
                 self.block.clear();
             }
@@ -314,7 +256,7 @@ impl Guarded {
         buf: &[u8],
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
-        let ended = self.switch.ended.load(Ordering::Acquire);
+        let ended = self.switch.is_ended();
         let most = if ended { tunnel.owed(buf) } else { buf.len() };
         let result = match buf.get(..most) {
             Some(piece) if most > 0 => Pin::new(&mut self.inner).poll_write(cx, piece),
@@ -346,17 +288,24 @@ impl Guarded {
             }
         }
     }
-}
 
-impl AsyncRead for Guarded {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.switch.ended.load(Ordering::Acquire) {
-            return self.poll_end(cx);
+    /// Reads on behind a request that is served and read whole, to see the client leave. If it sends its next request
+    /// instead, that is kept until the answer to this one is sent.
+    fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.again.is_empty() {
+            let mut ahead = [0; 512];
+            let mut ahead = ReadBuf::new(&mut ahead);
+            ready!(Pin::new(&mut self.inner).poll_read(cx, &mut ahead))?;
+            if ahead.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            self.again = Bytes::copy_from_slice(ahead.filled());
         }
+        // Nobody is woken: who serves the request waits for its answer as well.
+        Poll::Pending
+    }
+
+    fn poll_more(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if !self.again.is_empty() {
             let most = self.again.len().min(buf.remaining());
             let piece = self.again.split_to(most);
@@ -393,13 +342,38 @@ impl AsyncRead for Guarded {
     }
 }
 
+impl AsyncRead for Guarded {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.switch.is_ended() {
+            return self.poll_end(cx);
+        }
+        match self.left.filter(|_| self.switch.get() == Phase::Off) {
+            None => self.poll_more(cx, buf),
+            Some(0) => self.poll_ahead(cx),
+            Some(left) => {
+                let most = usize::try_from(left).unwrap_or(usize::MAX).min(buf.remaining());
+                let mut piece = ReadBuf::new(buf.initialize_unfilled_to(most));
+                ready!(self.poll_more(cx, &mut piece))?;
+                let read = piece.filled().len();
+                buf.advance(read);
+                self.left = Some(left.saturating_sub(read as u64));
+                Poll::Ready(Ok(()))
+            }
+        }
+    }
+}
+
 impl AsyncWrite for Guarded {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         // While no request is served only the engine's parser has something to say.
         if self.refusal.is_some() || (self.switch.get() != Phase::Off && unparsed::is_refusal(buf)) {
             return self.poll_refusal(buf, cx);
         }
-        if self.switch.tunnel.load(Ordering::Acquire) {
+        if self.switch.is_tunnel() {
             let tunnel = self.tunnel.take().unwrap_or_default();
             return self.poll_frames(tunnel, buf, cx);
         }
@@ -422,7 +396,7 @@ impl AsyncWrite for Guarded {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if self.switch.tunnel.load(Ordering::Acquire) {
+        if self.switch.is_tunnel() {
             let first = bufs.iter().find(|buf| !buf.is_empty());
             return self.poll_write(cx, first.map_or(&[][..], |buf| buf));
         }

@@ -114,8 +114,12 @@ impl Engine {
         ctx: Box<RequestContext>,
         shutdown: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
+        // What follows an upgrade is of another protocol, and the request's.
+        let body =
+            body_length(&session).filter(|_| !session.req_header().headers.contains_key(header::UPGRADE));
         let ServerSession::H1(session) = *session else { return None };
-        let mut session = ServerSession::new_http1(Guarded::rewound(session.into_inner())?);
+        let header = session.get_headers_raw_bytes();
+        let mut session = ServerSession::new_http1(Guarded::rewound(session.into_inner(), &header, body)?);
         session.set_connection_user_context(Some(ctx));
         self.streams.0.process_new_http(session, shutdown).await
     }
@@ -126,18 +130,24 @@ impl Engine {
 fn has_said_all(session: &mut ServerSession, ctx: &RequestContext) -> bool {
     let request = session.req_header();
     let usual = request.version == Version::HTTP_11 && request.method != Method::HEAD;
-    let chunked = request.headers.contains_key(header::TRANSFER_ENCODING);
-    let body = match request.headers.get(header::CONTENT_LENGTH) {
-        None => Some(0),
-        Some(_) => respond::content_length(session).and_then(|length| usize::try_from(length).ok()),
-    };
     // One without a path was not admitted: nothing is known of its lengths, and the log line needs the session.
-    let known = usual && !chunked && !ctx.path.is_empty();
-    let Some(body) = body.filter(|_| known && session.get_keepalive().is_some()) else { return false };
+    let known = usual && !ctx.path.is_empty() && session.get_keepalive().is_some();
+    let body = body_length(session).filter(|_| known).and_then(|length| usize::try_from(length).ok());
+    let Some(body) = body else { return false };
     session.is_body_done()
         && session.as_http1().is_some_and(|session| {
             Guarded::has_read_just(session.stream(), &session.get_headers_raw_bytes(), body)
         })
+}
+
+/// How long the request's body is; `None` if only its end will tell.
+fn body_length(session: &ServerSession) -> Option<u64> {
+    let headers = &session.req_header().headers;
+    match headers.get(header::CONTENT_LENGTH) {
+        _ if headers.contains_key(header::TRANSFER_ENCODING) => None,
+        None => Some(0),
+        Some(_) => respond::content_length(session),
+    }
 }
 
 /// Answers a request that has said all. Floods are made of those we refuse: the answer is written in one piece.

@@ -3,8 +3,9 @@
 
 use super::Gateway;
 use super::context::RequestContext;
-use super::guard::{DeadlineSwitch, Guarded};
+use super::guard::Guarded;
 use super::snapshot::ServedRoute;
+use super::switch::DeadlineSwitch;
 use crate::clock::{Clock, Timestamp};
 use crate::policy::Permit;
 use crate::policy::requirement::RevocationMode;

@@ -28,6 +28,7 @@ mod returned;
 pub mod route;
 pub mod settings;
 pub mod snapshot;
+mod switch;
 mod tcp;
 mod tls;
 mod turns;
