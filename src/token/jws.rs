@@ -8,10 +8,16 @@ use base64::Engine as _;
 use base64::engine::Simd;
 use base64::engine::general_purpose::NO_PAD;
 use serde_json::Value;
+use std::cell::RefCell;
 use std::sync::LazyLock;
 
 /// Many characters at a time where the machine can: a token's parts are long.
 static BASE64URL: LazyLock<Simd> = LazyLock::new(|| Simd::url_safe(NO_PAD));
+
+thread_local! {
+    /// The header that this thread read last, and its text.
+    static LAST: RefCell<Option<(Box<str>, Header)>> = const { RefCell::new(None) };
+}
 
 /// A JWS taken apart.
 #[derive(Debug)]
@@ -26,7 +32,7 @@ pub(super) struct Jws<'a> {
 
 /// The header parameters that count. Keys and addresses of keys in a header (`jwk`, `jku`, `x5c`, `x5u`)
 /// are never looked at: whoever made the token could put their own there.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Header {
     pub(super) algorithm: Algorithm,
     pub(super) kid: Option<String>,
@@ -47,7 +53,7 @@ pub(super) fn parse(token: &str) -> Result<Jws<'_>, Reason> {
     let (signed, signature) = split_last(token).ok_or(Reason::MalformedToken)?;
     let (header, payload) = signed.split_once('.').ok_or(Reason::MalformedToken)?;
     // A further dot (five parts are a JWE) is no base64url.
-    let header = self::header(&decode(header)?)?;
+    let header = remembered(header)?;
     let (payload, signature) = (decode(payload)?, decode(signature)?);
     Ok(Jws { header, payload, signed: signed.as_bytes(), signature })
 }
@@ -61,6 +67,18 @@ fn split_last(token: &str) -> Option<(&str, &str)> {
 /// Without padding and with zero trailing bits, so that one token has one spelling (RFC 4648 section 3.5).
 fn decode(part: &str) -> Result<Vec<u8>, Reason> {
     BASE64URL.decode(part).map_err(|_| Reason::MalformedToken)
+}
+
+/// The header that a part of a token is. All tokens of one key begin alike, so the last is remembered.
+fn remembered(part: &str) -> Result<Header, Reason> {
+    LAST.with_borrow_mut(|last| match last {
+        Some((text, header)) if **text == *part => Ok(header.clone()),
+        _ => {
+            let header = header(&decode(part)?)?;
+            *last = Some((part.into(), header.clone()));
+            Ok(header)
+        }
+    })
 }
 
 fn header(header: &[u8]) -> Result<Header, Reason> {
@@ -122,6 +140,19 @@ mod tests {
         assert_eq!(json::object(&jws.payload).unwrap()["iss"], "joe");
         assert_eq!(jws.signed, &example.as_bytes()[..example.rfind('.').unwrap()]);
         assert_eq!(jws.signature.len(), 32);
+    }
+
+    #[test]
+    fn a_header_that_is_remembered_is_that_of_no_other_token() {
+        let headers =
+            [r#"{"alg":"RS256","kid":"a"}"#, r#"{"alg":"RS256","kid":"b"}"#, r#"{"alg":"ES256"}"#, "{}"];
+        let expected = headers.map(|text| header(text.as_bytes()));
+        for (first, second) in (0..4).flat_map(|first| (0..4).map(move |second| (first, second))) {
+            for one in [first, second, second, first] {
+                let token = token(headers[one], "{}");
+                assert_eq!(parse(&token).map(|jws| jws.header), expected[one]);
+            }
+        }
     }
 
     #[test]

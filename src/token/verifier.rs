@@ -127,7 +127,14 @@ impl Verifier {
         let Some(issuer) = self.issuers.get(candidate.issuer) else {
             return Err(refuse(Reason::Internal, None));
         };
-        let generation = match issuer.check_signature(&candidate.jws, now) {
+        let checked = issuer.check_signature(&candidate.jws, now);
+        if matches!(checked, Ok(_) | Err(Unverified::Refused(Reason::BadSignature))) {
+            // A signature takes longer than all else, and whoever waits for us has fallen asleep by then. So those
+            // that came together are checked first, and what follows from them is sent together: the kernel wakes
+            // a sleeper once, not for each, which costs a fifth of a refusal.
+            tokio::task::yield_now().await;
+        }
+        let generation = match checked {
             Ok(generation) => generation,
             Err(Unverified::Refused(reason)) => return Err(refuse(reason, Some(issuer))),
             // Boxed, so that what nearly no request does makes no request's future larger.
@@ -192,6 +199,7 @@ mod tests {
     use aws_lc_rs::hmac;
     use base64::Engine as _;
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    use futures_util::poll;
     use proptest::prelude::*;
     use serde_json::{Value, json};
     use std::io::Write as _;
@@ -637,6 +645,20 @@ mod tests {
         assert_eq!((rig.refusal(&token).await, rig.hits()), (None, 2));
         rig.clock.advance(Duration::from_millis(1));
         assert_eq!((rig.refusal(&token).await, rig.hits()), (Some(Reason::Expired), 2));
+    }
+
+    #[tokio::test]
+    async fn signatures_that_came_together_are_checked_before_anything_follows_from_one() {
+        let rig = Rig::new();
+        let (good, forged) = (RSA.token(&header(), &claims()), OTHER_RSA.token(&header(), &claims()));
+        // The first token has its keys fetched.
+        assert!(rig.refusal(&forged).await.is_some());
+        let [mut first, mut second] = [&good, &forged].map(|token| Box::pin(rig.verify(token)));
+        assert!(poll!(first.as_mut()).is_pending() && poll!(second.as_mut()).is_pending());
+        assert!(first.await.is_ok() && second.await.is_err());
+        for unjudged in [good.as_str(), "no.such.token"] {
+            assert!(poll!(Box::pin(rig.verify(unjudged))).is_ready());
+        }
     }
 
     #[tokio::test]
