@@ -1,7 +1,10 @@
 //! HTTP/1.1 on the wire: what could be read in two ways is refused, and no byte of one request is ever
 //! read as another.
 
+use crate::support::http2_client::Http2Client;
 use crate::support::{Config, Connection, Gateway, Reply, Upstream, get};
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
 use std::time::Duration;
 
 /// The request that must never arrive.
@@ -329,4 +332,40 @@ fn random_bytes_never_bring_the_gateway_down() {
     }
     get("/").send(&gateway.address()).expect(200);
     assert!(gateway.metric("portcullis_panics_total", &[]) < 0.5, "a panic was contained");
+}
+
+#[test]
+fn a_body_over_http_2_that_ends_with_an_empty_piece_ends_once() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("{{ endpoints: [\"http://{}\"] }}", listener.local_addr().unwrap());
+    let config = Config::new()
+        .listener("http2: true")
+        .upstream_raw("app", &endpoint)
+        .route("{ name: all, match: { path: /** }, upstream: app, auth: public }");
+    let gateway = Gateway::start(&config);
+    let upstream = std::thread::spawn(move || {
+        let (mut wire, _) = listener.accept().unwrap();
+        let mut seen = String::new();
+        for end in ["\r\n0\r\n\r\n", "/next HTTP/1.1\r\n"] {
+            while !seen.contains(end) {
+                let mut piece = [0; 4096];
+                let count = wire.read(&mut piece).unwrap();
+                assert!(count > 0, "{seen}");
+                seen.push_str(str::from_utf8(&piece[..count]).unwrap());
+            }
+            wire.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap();
+        }
+        seen
+    });
+    let mut client = Http2Client::connect(&gateway.address());
+    let (mut exchange, mut body) = client.upload("/first", &[]);
+    body.send("ten bytes.", false);
+    body.send("", true);
+    assert_eq!(exchange.status(), 200);
+    let mut connection = Connection::open(&gateway.address()).unwrap();
+    // Forwarded by the engine, which keeps the connection.
+    connection.send("GET /next HTTP/1.1\r\nHost: x\r\nKeep-Alive: timeout=5\r\n\r\n").unwrap();
+    connection.read_response(false).unwrap().expect(200);
+    let seen = upstream.join().unwrap();
+    assert!(seen.contains("\r\nten bytes.\r\n0\r\n\r\nGET /next HTTP/1.1\r\n"), "{seen}");
 }

@@ -81,6 +81,11 @@ impl ProxyHttp for Phases {
     ) -> Result<()> {
         // Once the upstream speaks it is a conversation, in which a pause is no stall.
         ctx.lease.awaits_body(!end && ctx.untold.status.is_none());
+        // Of an empty last piece the engine would make the chunk that ends a body, and end it once more: an upstream
+        // would answer the second end as a request, and the next request would get that answer.
+        if end && body.as_ref().is_some_and(Bytes::is_empty) {
+            *body = None;
+        }
         ctx.body_bytes += body.as_ref().map_or(0, |piece| piece.len() as u64);
         match ctx.body_limit() {
             // A WebSocket has no length.
