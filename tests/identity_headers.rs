@@ -280,6 +280,9 @@ fn headers_that_rewrite_the_request_behind_the_gateway_are_removed_in_every_spel
         "X_HTTP_METHOD_OVERRIDE",
         "X--Method--Override",
         "X~Original~URL",
+        "Content_Length",
+        "Transfer_Encoding",
+        "transfer.encoding",
     ] {
         get("/public/x").header(name, "/marked").send(&gateway.address()).expect(200);
         let lines = upstream.last().header_lines.join("\n");

@@ -90,6 +90,9 @@ pub enum HeaderNameError {
 /// The identifier of the request, which is made or taken over but never passed on in another spelling.
 const REQUEST_ID: &str = "x-request-id";
 
+/// What says where a body ends. In another spelling it says nothing here, and might to a backend that folds names.
+const FRAMING: [&str; 2] = ["content-length", "transfer-encoding"];
+
 /// The fields that carry identity: only the gateway may set them.
 #[derive(Debug, Clone)]
 pub struct ProtectedNames {
@@ -129,7 +132,7 @@ impl ProtectedNames {
         );
         if errors.is_empty() {
             let identity: Vec<_> = names.into_iter().map(|(form, _)| form).collect();
-            let others = REROUTING.iter().chain(&FORWARDED).copied().chain([REQUEST_ID]);
+            let others = REROUTING.iter().chain(&FORWARDED).chain(&FRAMING).copied().chain([REQUEST_ID]);
             let begins = identity
                 .iter()
                 .map(String::as_str)
@@ -155,6 +158,7 @@ impl ProtectedNames {
         self.begins & beginning(name) != 0
             && (self.is_protected(name)
                 || drops_forwarded(name, peer_is_trusted)
+                || FRAMING.iter().any(|form| name != *form && folds_to(name, form))
                 || folds_to(name, REQUEST_ID))
     }
 
@@ -357,12 +361,30 @@ mod tests {
     #[test]
     fn every_spelling_of_what_is_not_passed_on_is_dropped() {
         let protected = protected(&["Remote-User", "9-Lives"]);
-        for name in
-            ["remote_user", "--9.lives", "X_Method_Override", "x.request.id", "FORWARDED", "x-forwarded-y"]
-        {
+        for name in [
+            "remote_user",
+            "--9.lives",
+            "X_Method_Override",
+            "x.request.id",
+            "FORWARDED",
+            "x-forwarded-y",
+            "content_length",
+            "transfer.encoding",
+        ] {
             assert!(protected.is_dropped(name, false), "{name}");
         }
-        for name in ["", "-", "Host", "Accept", "X-Other", "Remote", "Forward", "9-Live"] {
+        for name in [
+            "",
+            "-",
+            "Host",
+            "Accept",
+            "X-Other",
+            "Remote",
+            "Forward",
+            "9-Live",
+            "content-length",
+            "transfer-encoding",
+        ] {
             assert!(!protected.is_dropped(name, false), "{name}");
         }
         assert!(!protected.is_dropped("X-Forwarded-Prefix", true));
